@@ -1,1 +1,75 @@
-//! Pointsman.
+//! Pointsman: one master, many workers, every dispatch mode measured.
+//!
+//! A *pointsman* works the points of a railway yard: every arriving train is sent down the right
+//! track. This crate does that with TCP connections. A [`Cluster`] is a master process and its
+//! workers, all of them this same program. The master accepts connections, or lets the kernel or the
+//! workers accept, and every connection goes to one worker, by a [`Mode`] and a [`Policy`]. Each
+//! worker hosts an [`Application`]: the built-in reverse proxy of `pointsman serve`, or your own
+//! hyper, tower or axum service.
+//!
+//! The modules stand in floor order: each names only those above it.
+//!
+//! | floor | what is there |
+//! | --- | --- |
+//! | `sys` | the only `unsafe`: descriptors through sockets, shared memory, children, accept |
+//! | [`dispatch`] | pure rules: modes, policies, the bytes of a hand-over, the kernel's program |
+//! | `config` | what was asked for, validated |
+//! | [`scoreboard`] | the shared table: rows, the claim word, histograms |
+//! | `listener`, `conn`, `channel` | sockets, and the lines between master and worker |
+//! | `worker` | a worker process: intake, serve, drain |
+//! | `proxy` | the built-in application |
+//! | `master` | the master process: dispatcher, supervisor, admin |
+//! | `metrics` | every metric's name and how it is read |
+//! | `cluster` | the public door |
+//! | `demo` | the demo upstream, a process of its own |
+//! | `cli` | the command line |
+//!
+//! `ARCHITECTURE.md` follows a connection through them.
+
+mod sys;
+
+pub mod dispatch;
+
+mod error;
+
+mod config;
+
+pub mod scoreboard;
+
+mod conn;
+mod listener;
+
+mod channel;
+
+mod worker;
+
+mod proxy;
+
+mod master;
+mod metrics;
+
+mod cluster;
+
+pub mod demo;
+
+pub mod cli;
+
+pub use self::{
+    cluster::{Cluster, is_worker},
+    config::ConnectionTimeouts,
+    dispatch::{
+        mode::{Arm, Mode},
+        policy::{Policy, Prefixes},
+    },
+    error::{Error, Result},
+    master::Ready,
+    worker::{Application, Peer, Worker},
+};
+
+/// Tells the operator, on standard error. Never fails and never panics: a closed log must not end a
+/// process that serves.
+fn notice(message: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    // One write per line, so that lines of several processes do not mix.
+    let _ = std::io::stderr().write_all(format!("pointsman: {message}\n").as_bytes());
+}

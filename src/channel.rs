@@ -1,0 +1,280 @@
+//! The channels between master and one worker, typed: connections one way, control both ways.
+//!
+//! Two seqpacket lines, so that neither end ever mixes up who reads: the hand-over line belongs to
+//! the dispatcher thread and the worker's intake, the control line to the master's control runtime
+//! and the worker's boot. Every message is received whole or not at all.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    task::{Context, Poll, Waker},
+};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use crate::{
+    config::ConnectionTimeouts,
+    dispatch::{
+        mode::Arm,
+        wire::{self, Entry, MAX_BATCH, MAX_BYTES},
+    },
+    sys::{fdpass, readiness::watch},
+};
+
+/// The dispatcher's end of the hand-over line.
+#[derive(Debug)]
+pub struct Outlet {
+    socket: OwnedFd,
+    /// Reused for every batch.
+    bytes: Vec<u8>,
+}
+
+/// The worker's end of the hand-over line.
+#[derive(Debug)]
+pub struct Inlet {
+    socket: AsyncFd<OwnedFd>,
+}
+
+/// Where an [`Inlet`] puts the message that it takes. Reused for every message.
+#[derive(Debug)]
+pub struct Letterbox {
+    bytes: Box<[u8; MAX_BYTES]>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Default for Letterbox {
+    fn default() -> Self {
+        Self {
+            bytes: Box::new([0; MAX_BYTES]),
+            descriptors: Vec::with_capacity(MAX_BATCH),
+        }
+    }
+}
+
+/// Makes a hand-over line. The second end becomes an [`Inlet`] in the process that receives it.
+///
+/// # Errors
+/// As `socketpair(2)`.
+pub fn handover_line() -> io::Result<(Outlet, OwnedFd)> {
+    let (ours, theirs) = fdpass::pair()?;
+    Ok((
+        Outlet {
+            socket: ours,
+            bytes: Vec::with_capacity(MAX_BYTES),
+        },
+        theirs,
+    ))
+}
+
+impl Outlet {
+    /// Sends one batch: entries and their descriptors, numbered from `first`. Never blocks.
+    ///
+    /// # Errors
+    /// As [`fdpass::send`].
+    ///
+    /// # Panics
+    /// With no entry or more than [`MAX_BATCH`].
+    pub fn send<'a>(
+        &mut self,
+        first: u32,
+        batch: impl ExactSizeIterator<Item = (Entry, BorrowedFd<'a>)> + Clone,
+    ) -> io::Result<()> {
+        wire::encode(
+            first,
+            batch.clone().map(|(entry, _)| entry),
+            &mut self.bytes,
+        );
+        fdpass::send(
+            self.socket.as_fd(),
+            &self.bytes,
+            batch.map(|(_, socket)| socket),
+        )
+    }
+}
+
+/// What the worker's end of the hand-over line brought.
+#[derive(Debug)]
+pub enum Arrival<'a> {
+    /// A batch: its descriptors are in the same order as its entries.
+    Batch(wire::Batch<'a>, std::vec::Drain<'a, OwnedFd>),
+    /// Bytes or descriptors that are no batch; the descriptors are closed.
+    Malformed,
+    /// Nothing more at present.
+    Empty,
+    /// The master closed its end, or is dead.
+    Closed,
+}
+
+impl Inlet {
+    /// Takes over the worker's end. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The runtime cannot register it.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            socket: watch(socket, Interest::READABLE)?,
+        })
+    }
+
+    /// Waits until something may be there; it stays so until [`clear_ready`](Self::clear_ready).
+    ///
+    /// # Errors
+    /// The runtime is shutting down.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.socket
+            .readable()
+            .await
+            .map(|mut guard| guard.retain_ready())
+    }
+
+    /// Takes one message, if there is one.
+    pub fn receive<'a>(&self, letterbox: &'a mut Letterbox) -> Arrival<'a> {
+        let Letterbox { bytes, descriptors } = letterbox;
+        descriptors.clear();
+        let received = match fdpass::receive(self.socket.as_fd(), &mut bytes[..], descriptors) {
+            Ok(received) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Arrival::Empty,
+            Err(_) => return Arrival::Closed,
+        };
+        if received.bytes == 0 && descriptors.is_empty() {
+            return Arrival::Closed;
+        }
+        match wire::decode(&bytes[..received.bytes]) {
+            Ok(batch) if !received.truncated && batch.len() == descriptors.len() => {
+                Arrival::Batch(batch, descriptors.drain(..))
+            }
+            _ => {
+                descriptors.clear();
+                Arrival::Malformed
+            }
+        }
+    }
+
+    /// Declares the line empty, so that [`readable`](Self::readable) waits for the next message
+    /// instead of looking once more. A message that arrives meanwhile is not missed: the kernel
+    /// reports each arrival anew (edge-triggered), and the runtime only hears of it afterwards.
+    pub fn clear_ready(&self) {
+        let mut context = Context::from_waker(Waker::noop());
+        if let Poll::Ready(Ok(mut guard)) = self.socket.poll_read_ready(&mut context) {
+            guard.clear_ready();
+        }
+    }
+}
+
+/// What the master tells a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// Everything that the worker owns, once, first of all. The descriptors that come along are, in
+    /// this order: the scoreboard, the hand-over line, and those of `doors`.
+    Inheritance(Inheritance),
+    /// Take nothing new, finish what is open, exit 0.
+    Drain,
+}
+
+/// What a worker is born with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inheritance {
+    /// Its seat, from 0.
+    pub seat: u16,
+    /// Counts births in the seat, from 1.
+    pub generation: u64,
+    /// Its row of the scoreboard.
+    pub row: usize,
+    /// The core to which it binds itself.
+    pub core: Option<usize>,
+    /// Where it accepts by itself.
+    pub doors: Doors,
+    /// How long clients may take.
+    pub timeouts: ConnectionTimeouts,
+    /// What the application asked for, in its own words.
+    pub application: String,
+}
+
+/// Where and how a worker accepts by itself. One descriptor follows for each listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doors {
+    /// Under which mode and policy.
+    pub arm: Arm,
+    /// The numbers of the listeners; empty where the worker only takes what it is handed.
+    pub listeners: Vec<u8>,
+}
+
+/// What a worker tells the master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToMaster {
+    /// It takes connections from now on.
+    Ready,
+}
+
+/// One end of a control line.
+#[derive(Debug)]
+pub struct Control {
+    socket: AsyncFd<OwnedFd>,
+}
+
+/// The largest control message, in bytes; the socket's send buffer holds more.
+const MAX_CONTROL: usize = 128 * 1024;
+
+impl Control {
+    /// Takes over one end. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The runtime cannot register it.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            socket: watch(socket, Interest::READABLE | Interest::WRITABLE)?,
+        })
+    }
+
+    /// Sends a message with descriptors, waiting for room.
+    ///
+    /// # Errors
+    /// The other end is gone, or the message is over 128 KiB.
+    pub async fn send<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        if bytes.len() > MAX_CONTROL {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "control message over 128 KiB",
+            ));
+        }
+        self.socket
+            .async_io(Interest::WRITABLE, |socket| {
+                fdpass::send(socket.as_fd(), &bytes, fds.iter().copied())
+            })
+            .await
+    }
+
+    /// Waits for the next message. `None`: the other end is closed.
+    ///
+    /// # Errors
+    /// The message is truncated or not an `M`; its descriptors are closed.
+    pub async fn receive<M: DeserializeOwned>(&self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+        let mut bytes = vec![0; MAX_CONTROL];
+        let mut descriptors = Vec::new();
+        let received = self
+            .socket
+            .async_io(Interest::READABLE, |socket| {
+                fdpass::receive(socket.as_fd(), &mut bytes, &mut descriptors)
+            })
+            .await;
+        let received = match received {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            received => received?,
+        };
+        if received.truncated {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "control message truncated",
+            ));
+        }
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        Ok(Some((
+            serde_json::from_slice(&bytes[..received.bytes])?,
+            descriptors,
+        )))
+    }
+}

@@ -1,0 +1,182 @@
+//! The demo upstreams: `pointsman serve --demo` starts them, each a process of its own, as real
+//! upstreams are; `pointsman demo-upstream` runs one by itself.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+};
+
+use clap::Args;
+use nix::sys::signal::Signal;
+
+use crate::{
+    Ready,
+    config::Endpoint,
+    demo,
+    error::{Error, Result},
+    sys::{child::Child, fdpass, readiness::watch},
+};
+
+/// Run one demo upstream: an ordinary HTTP app with /, /slow?ms=, /bytes?n=, /echo, /hash, /headers,
+/// /status?code= and a WebSocket echo at /ws.
+#[derive(Debug, Args)]
+pub(super) struct DemoUpstream {
+    /// Address to listen on; port 0 takes any free port.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3000")]
+    listen: SocketAddr,
+
+    /// The name by which it signs its answers.
+    #[arg(long, default_value = "demo")]
+    name: String,
+
+    /// Take the listener from the parent process, and end with it.
+    #[arg(long, hide = true)]
+    inherit: bool,
+}
+
+impl DemoUpstream {
+    pub(super) fn run(self) -> Result<()> {
+        let failed = |error| Error::runtime(format!("demo upstream on {}", self.listen), error);
+        let (listener, line) = if self.inherit {
+            let (listener, line) = inherit().map_err(failed)?;
+            (listener, Some(line))
+        } else {
+            (TcpListener::bind(self.listen).map_err(failed)?, None)
+        };
+        listener.set_nonblocking(true).map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(failed)?;
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+            if line.is_none() {
+                let address = listener.local_addr().map_err(failed)?;
+                crate::notice(format_args!(
+                    "demo upstream '{}' on http://{address}",
+                    self.name
+                ));
+            }
+            demo::serve(listener, &self.name, stopped(line))
+                .await
+                .map_err(failed)
+        })
+    }
+}
+
+/// Waits for a signal, or for the parent's end.
+async fn stopped(line: Option<OwnedFd>) {
+    use tokio::{
+        io::Interest,
+        signal::unix::{SignalKind, signal},
+    };
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => _ = signal.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let has_parent = line.is_some();
+    let interrupt = async {
+        if has_parent {
+            // Ctrl-C is for the parent to act on.
+            std::future::pending().await
+        } else {
+            _ = tokio::signal::ctrl_c().await;
+        }
+    };
+    let orphaned = async {
+        match line.map(|line| watch(line, Interest::READABLE)) {
+            Some(Ok(line)) => _ = line.readable().await,
+            _ => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = terminate => {}
+        () = interrupt => {}
+        () = orphaned => {}
+    }
+}
+
+/// The listener that [`DemoUpstreams::start`] sends, and the line on which its end will show.
+fn inherit() -> io::Result<(TcpListener, OwnedFd)> {
+    let missing = || io::Error::new(io::ErrorKind::NotFound, "no listener inherited");
+    let line = crate::sys::child::inherited_channel()?.ok_or_else(missing)?;
+    let mut descriptors = Vec::new();
+    fdpass::receive(line.as_fd(), &mut [0; 8], &mut descriptors)?;
+    let listener = descriptors.pop().ok_or_else(missing)?;
+    Ok((TcpListener::from(listener), line))
+}
+
+/// Two demo upstreams, running; dropping this ends them.
+pub(super) struct DemoUpstreams {
+    endpoints: Vec<Endpoint>,
+    processes: Vec<(Child, OwnedFd)>,
+}
+
+impl DemoUpstreams {
+    pub(super) fn start() -> Result<Self> {
+        let failed = |error| Error::runtime("cannot start the demo upstreams", error);
+        let mut demo = Self {
+            endpoints: Vec::new(),
+            processes: Vec::new(),
+        };
+        for name in ["north", "south"] {
+            let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
+            let address = listener.local_addr().map_err(failed)?;
+            let (ours, theirs) = fdpass::pair().map_err(failed)?;
+            // Waits in the line until the child reads it.
+            fdpass::send(ours.as_fd(), b"listener", [listener.as_fd()].into_iter())
+                .map_err(failed)?;
+            let mut command = Command::new("/proc/self/exe");
+            command
+                .arg0("pointsman")
+                .args(["demo-upstream", "--inherit", "--name", name]);
+            demo.processes
+                .push((Child::spawn(command, theirs).map_err(failed)?, ours));
+            let endpoint = address.to_string().parse();
+            demo.endpoints
+                .push(endpoint.map_err(|error| Error::failed(format!("{error}")))?);
+        }
+        Ok(demo)
+    }
+
+    pub(super) fn endpoints(&self) -> &Vec<Endpoint> {
+        &self.endpoints
+    }
+}
+
+impl Drop for DemoUpstreams {
+    fn drop(&mut self) {
+        for (process, _line) in &self.processes {
+            // Closing the line would do, but only once nobody else holds a copy of it.
+            let _ = process.signal(Signal::SIGTERM);
+        }
+    }
+}
+
+/// What to try.
+pub(super) fn invitation(ready: &Ready) -> String {
+    let Some(proxy) = ready.listen.first() else {
+        return String::new();
+    };
+    let mut lines = format!(
+        "try, in another terminal or a browser:\n\
+         \n    http://{proxy}/                         a page from a demo upstream, through the proxy\
+         \n    curl 'http://{proxy}/slow?ms=300'       an answer that takes its time\
+         \n    curl -d hello http://{proxy}/echo       a body there and back"
+    );
+    if let Some(admin) = ready.admin {
+        lines.push_str(&format!(
+            "\n    http://{admin}/metrics                  what it measures\
+             \n    http://{admin}/workers                  what each worker does now"
+        ));
+    }
+    lines.push_str("\n\nCtrl-C ends it.");
+    lines
+}

@@ -1,0 +1,48 @@
+//! The command line: one file for each subcommand.
+
+mod demo;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Result;
+
+/// A reverse-proxy load balancer that hands every connection to one of several worker processes, by
+/// a mode and a policy of your choice, and measures each of them on your traffic.
+#[derive(Debug, Parser)]
+#[command(name = "pointsman", version, max_term_width = 100)]
+#[command(after_help = "\
+Try it, with nothing to install or configure:
+  pointsman serve --demo
+
+Exit codes: 0 stopped as asked, 1 something failed while running, 2 wrong usage.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    DemoUpstream(demo::DemoUpstream),
+}
+
+/// Does what the command line says. The exit code tells wrong usage (2) from failure (1).
+pub fn run() -> ExitCode {
+    match dispatch(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            crate::notice(format_args!("{error}"));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<()> {
+    match arguments.command {
+        Command::Serve(serve) => serve.run(),
+        Command::DemoUpstream(demo) => demo.run(),
+    }
+}

@@ -1,0 +1,223 @@
+//! What was written, and the validated plain data that it means.
+//!
+//! Everything here is checked once, by the master, and then sent to the workers as it is: a worker
+//! never reads a flag or a file.
+
+mod endpoint;
+
+use std::{net::SocketAddr, num::NonZeroU16, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::endpoint::{Address, Endpoint};
+use crate::{
+    dispatch::{mode::Arm, policy::Prefixes},
+    error::{Error, Result},
+    scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, MAX_WORKERS},
+};
+
+/// What a cluster is to be, checked by [`validate`](Self::validate).
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// Addresses to listen on; port 0 takes any free one.
+    pub listen: Vec<SocketAddr>,
+    /// Worker processes; `None`: one for each core that this process may use.
+    pub workers: Option<u16>,
+    /// How connections reach them.
+    pub arm: Arm,
+    /// How much of an address the policy `remote-address` looks at.
+    pub prefixes: Prefixes,
+    /// Does the master serve too, as one more worker?
+    pub master_serves: bool,
+    /// Is each worker bound to a core of its own?
+    pub pin_cpus: bool,
+    /// Where `/metrics`, `/healthz`, `/readyz` and `/workers` are served; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// How long workers may take to finish what is open when the cluster stops.
+    pub drain_timeout: Duration,
+    /// How long a connection may stay idle, and how long a request's head may take.
+    pub timeouts: ConnectionTimeouts,
+}
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionTimeouts {
+    /// Between requests, before the connection is closed.
+    pub idle: Duration,
+    /// From the first byte of a request's head to its last.
+    pub head: Duration,
+}
+
+impl Default for ConnectionTimeouts {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(60),
+            head: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            workers: None,
+            arm: Arm::ALL[1],
+            prefixes: Prefixes::default(),
+            master_serves: false,
+            pin_cpus: false,
+            admin: None,
+            drain_timeout: Duration::from_secs(30),
+            timeouts: ConnectionTimeouts::default(),
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// Checks everything that can be checked without touching the machine and fills in what was
+    /// left open. Returns the number of workers.
+    ///
+    /// # Errors
+    /// A usage error that names the culprit.
+    pub fn validate(&self) -> Result<NonZeroU16> {
+        if self.listen.is_empty() {
+            return Err(Error::usage(
+                "nothing to listen on: give at least one address (--listen 127.0.0.1:8080)",
+            ));
+        }
+        if self.listen.len() > MAX_LISTENERS {
+            return Err(Error::usage(format!(
+                "{} addresses to listen on: at most {MAX_LISTENERS} are possible",
+                self.listen.len()
+            )));
+        }
+        for (i, address) in self.listen.iter().enumerate() {
+            if address.port() != 0 && self.listen[..i].contains(address) {
+                return Err(Error::usage(format!(
+                    "{address} is to be listened on twice"
+                )));
+            }
+        }
+        let workers = self.workers.unwrap_or_else(usable_cores);
+        NonZeroU16::new(workers)
+            .filter(|n| usize::from(n.get()) <= MAX_WORKERS)
+            .ok_or_else(|| Error::usage(format!("{workers} workers: it takes 1 to {MAX_WORKERS}")))
+    }
+}
+
+/// The cores that this process may use: its affinity and its control group's quota respected.
+pub fn usable_cores() -> u16 {
+    std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS) as u16)
+}
+
+/// What the built-in reverse proxy is to do.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProxyConfig {
+    /// Where requests go.
+    pub endpoints: Vec<Endpoint>,
+    /// How long an endpoint may take.
+    pub timeouts: UpstreamTimeouts,
+    /// Idle connections that one worker keeps to one endpoint.
+    pub idle_connections: usize,
+}
+
+/// How long an upstream endpoint may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamTimeouts {
+    /// To accept a connection.
+    pub connect: Duration,
+    /// From the request sent to the head of the response.
+    pub first_byte: Duration,
+    /// Between two pieces of a response's body.
+    pub body_idle: Duration,
+    /// How long an unused connection is kept.
+    pub idle: Duration,
+}
+
+impl Default for UpstreamTimeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_byte: Duration::from_secs(60),
+            body_idle: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
+        }
+    }
+}
+
+impl ProxyConfig {
+    /// A configuration with the usual limits.
+    ///
+    /// # Errors
+    /// No endpoint, more than can be counted, or one twice.
+    pub fn new(endpoints: Vec<Endpoint>) -> Result<Self> {
+        if endpoints.is_empty() {
+            return Err(Error::usage(
+                "no upstream: say where requests go (--upstream http://127.0.0.1:3000), or try --demo",
+            ));
+        }
+        if endpoints.len() > MAX_ENDPOINTS {
+            return Err(Error::usage(format!(
+                "{} upstream endpoints: at most {MAX_ENDPOINTS} are possible",
+                endpoints.len()
+            )));
+        }
+        for (i, endpoint) in endpoints.iter().enumerate() {
+            if endpoints[..i].contains(endpoint) {
+                return Err(Error::usage(format!("upstream {endpoint} is given twice")));
+            }
+        }
+        Ok(Self {
+            endpoints,
+            timeouts: UpstreamTimeouts::default(),
+            idle_connections: 256,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(listen: &[&str], workers: u16) -> ClusterConfig {
+        let listen = listen.iter().map(|a| a.parse().expect("address")).collect();
+        ClusterConfig {
+            listen,
+            workers: Some(workers),
+            ..ClusterConfig::default()
+        }
+    }
+
+    #[test]
+    fn each_mistake_is_refused_with_its_culprit() {
+        let refused = |c: ClusterConfig, culprit: &str| {
+            let error = c.validate().expect_err(culprit);
+            assert!(
+                error.is_usage() && error.to_string().contains(culprit),
+                "{error}"
+            );
+        };
+        refused(config(&[], 1), "--listen");
+        refused(config(&["127.0.0.1:80", "127.0.0.1:80"], 1), "127.0.0.1:80");
+        refused(config(&["127.0.0.1:0"; 9], 1), "9 addresses");
+        refused(config(&["127.0.0.1:0"], 0), "0 workers");
+        refused(config(&["127.0.0.1:0"], 129), "129 workers");
+        assert!(ProxyConfig::new(vec![]).is_err());
+        let twice = vec!["http://a:1".parse().expect("valid"); 2];
+        assert!(
+            ProxyConfig::new(twice)
+                .expect_err("twice")
+                .to_string()
+                .contains("a:1")
+        );
+    }
+
+    #[test]
+    fn what_is_left_open_is_filled_in() {
+        let open = ClusterConfig {
+            workers: None,
+            ..config(&["127.0.0.1:0", "127.0.0.1:0"], 1)
+        };
+        assert_eq!(open.validate().expect("valid").get(), usable_cores());
+    }
+}

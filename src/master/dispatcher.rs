@@ -1,0 +1,513 @@
+//! The dispatcher: the hot loop, alone on its thread. Accept, pick, hand over.
+//!
+//! One turn: settle what workers have claimed, accept until nobody waits (bounded), pick a worker
+//! for each connection, send **one message per worker**. No acknowledgement ever comes: the claim
+//! words say what has arrived, and are looked at each turn, and after 1 ms while anything is
+//! outstanding. With nothing to do the thread sleeps without a timeout.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        eventfd::{EfdFlags, EventFd},
+    },
+};
+use tokio::sync::oneshot;
+
+use super::{
+    Seat,
+    lane::{Held, Lane},
+};
+use crate::{
+    channel::Outlet,
+    conn::Conn,
+    dispatch::{
+        mode::{Arm, Mode},
+        policy::{Candidate, Picker, Prefixes},
+        wire::MAX_BATCH,
+    },
+    listener::ListenerGroup,
+    scoreboard::{HandoffError, RowRef, Scoreboard, count::add},
+    sys::{
+        clock::monotonic_ns,
+        socket::{AcceptError, accept, classify},
+    },
+};
+
+/// Connections accepted from one listener in one turn, so that settling and sending get theirs.
+const TURN: usize = 4 * MAX_BATCH;
+/// How soon the claim words are looked at again while anything is outstanding.
+const SETTLE_MS: u8 = 1;
+/// How long accepting rests when descriptors or memory have run out.
+const EXHAUSTED_REST_MS: u8 = 50;
+const EXHAUSTED_REST: Duration = Duration::from_millis(EXHAUSTED_REST_MS as u64);
+/// How often a connection may go to another worker because the one before died without claiming it.
+const MAX_REDISPATCHES: u8 = 2;
+
+/// What the control runtime asks of the dispatcher.
+enum Command {
+    /// A worker is ready.
+    Join {
+        seat: Seat,
+        row: RowRef,
+        outlet: Outlet,
+    },
+    /// The worker with this row is dead: take back what it has not claimed and look after its
+    /// listeners. The sender is dropped when that is done.
+    Leave {
+        row: usize,
+        done: oneshot::Sender<()>,
+    },
+    /// Accept what waits, hand it over, and end. The sender is dropped when all is claimed.
+    Stop { done: oneshot::Sender<()> },
+}
+
+/// The control runtime's handle on the dispatcher thread.
+#[derive(Debug)]
+pub(super) struct DispatcherHandle {
+    commands: mpsc::Sender<Command>,
+    bell: Arc<EventFd>,
+}
+
+impl DispatcherHandle {
+    /// A worker is ready: it gets connections from now on.
+    pub(super) fn join(&self, seat: Seat, row: RowRef, outlet: Outlet) {
+        self.command(Command::Join { seat, row, outlet });
+    }
+
+    /// A worker is dead. Returns once nothing of it is held any more.
+    pub(super) async fn leave(&self, row: usize) {
+        let (done, left) = oneshot::channel();
+        self.command(Command::Leave { row, done });
+        let _ = left.await;
+    }
+
+    /// Ends the thread, after everything that waits has been accepted and claimed by a worker.
+    pub(super) async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        self.command(Command::Stop { done });
+        let _ = stopped.await;
+    }
+
+    fn command(&self, command: Command) {
+        // A thread that has ended drops what it is told, which ends the waits above.
+        let _ = self.commands.send(command);
+        let _ = self.bell.write(1);
+    }
+}
+
+/// What the dispatcher decides by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) arm: Arm,
+    pub(super) prefixes: Prefixes,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// No epoll set, event descriptor or thread to be had.
+pub(super) fn start(
+    groups: Arc<[ListenerGroup]>,
+    board: Scoreboard,
+    rules: Rules,
+) -> io::Result<DispatcherHandle> {
+    let (commands, inbox) = mpsc::channel();
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    let bell = Arc::new(EventFd::from_flags(flags)?);
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+    let dispatcher = Dispatcher {
+        epoll,
+        inbox,
+        bell: bell.clone(),
+        groups,
+        board,
+        arm: rules.arm,
+        picker: Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes),
+        lanes: Vec::new(),
+        candidates: Vec::new(),
+        orphans: VecDeque::new(),
+        watched: Vec::new(),
+        watched_for: (false, 0),
+        roster: 0,
+        resting_until: None,
+        spare: spare(),
+        stopping: None,
+    };
+    thread::Builder::new()
+        .name("dispatcher".into())
+        .spawn(move || {
+            if let Err(error) = dispatcher.run() {
+                crate::notice(format_args!("the dispatcher cannot go on: {error}"));
+            }
+        })?;
+    Ok(DispatcherHandle { commands, bell })
+}
+
+/// The event that is no listener: a command has come.
+const BELL: u64 = u64::MAX;
+
+/// One listener of one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Spot {
+    group: usize,
+    /// The place of the seat that owns it; `None`: the shared listener.
+    place: Option<usize>,
+}
+
+impl Spot {
+    fn event(self) -> u64 {
+        (self.group as u64) << 32 | self.place.map_or(0, |p| p as u64 + 1)
+    }
+
+    fn from_event(event: u64) -> Self {
+        let place = (event as u32).checked_sub(1).map(|p| p as usize);
+        Self {
+            group: (event >> 32) as usize,
+            place,
+        }
+    }
+
+    fn listener(self, groups: &[ListenerGroup]) -> Option<BorrowedFd<'_>> {
+        let group = groups.get(self.group)?;
+        self.place
+            .map_or(Some(group.shared()), |place| group.own(place))
+    }
+}
+
+struct Dispatcher {
+    epoll: Epoll,
+    inbox: mpsc::Receiver<Command>,
+    bell: Arc<EventFd>,
+    groups: Arc<[ListenerGroup]>,
+    board: Scoreboard,
+    arm: Arm,
+    picker: Picker,
+    /// In ascending order of seat, as policies want them.
+    lanes: Vec<Lane>,
+    /// The lanes as the policy sees them, index by index; fresh at the start of a turn.
+    candidates: Vec<Candidate>,
+    /// Taken back from a worker, waiting for another.
+    orphans: VecDeque<Held>,
+    /// The listeners in the epoll set.
+    watched: Vec<Spot>,
+    /// What they were chosen for: was anybody ready, and which roster?
+    watched_for: (bool, u64),
+    /// Counts changes of `lanes`.
+    roster: u64,
+    /// Descriptors or memory have run out: nothing is accepted until then.
+    resting_until: Option<Instant>,
+    /// Held in reserve for the day when none is left: closing it lets one connection in to be
+    /// turned away, instead of spinning on a listener that stays readable.
+    spare: Option<OwnedFd>,
+    stopping: Option<oneshot::Sender<()>>,
+}
+
+impl Dispatcher {
+    fn run(mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let n = match self.epoll.wait(&mut events, self.timeout()) {
+                Ok(n) => n,
+                Err(Errno::EINTR) => 0,
+                Err(error) => return Err(error.into()),
+            };
+            self.settle();
+            self.refresh();
+            self.place_orphans();
+            for event in &events[..n] {
+                match event.data() {
+                    BELL => self.obey(),
+                    event => self.accept_from(Spot::from_event(event))?,
+                }
+            }
+            if self.stopping.is_some() {
+                self.accept_everywhere()?;
+            }
+            self.send();
+            if self.is_finished() {
+                return Ok(());
+            }
+            self.watch()?;
+        }
+    }
+
+    /// How long the thread may sleep: for ever, unless something is owed.
+    fn timeout(&self) -> EpollTimeout {
+        let owed = !self.orphans.is_empty()
+            || self.stopping.is_some()
+            || self.lanes.iter().any(Lane::is_outstanding);
+        if owed {
+            return EpollTimeout::from(SETTLE_MS);
+        }
+        match self.resting_until {
+            Some(_) => EpollTimeout::from(EXHAUSTED_REST_MS),
+            None => EpollTimeout::NONE,
+        }
+    }
+
+    /// Closes our copies of what workers have claimed.
+    fn settle(&mut self) {
+        for lane in &mut self.lanes {
+            if let Some(back) = lane.settle() {
+                count_error(&self.board, HandoffError::Malformed);
+                self.orphans.extend(back.into_iter().map(once_more));
+            }
+        }
+    }
+
+    /// Looks at every worker as the policy will see it this turn.
+    fn refresh(&mut self) {
+        self.candidates.clear();
+        self.candidates
+            .extend(self.lanes.iter().map(|lane| Candidate {
+                seat: lane.seat.number,
+                ready: lane.has_room(),
+                load: lane.load(),
+            }));
+    }
+
+    fn place_orphans(&mut self) {
+        while let Some(held) = self.orphans.pop_front() {
+            if held.redispatched > MAX_REDISPATCHES {
+                count_error(&self.board, HandoffError::GaveUp);
+            } else if let Err(held) = self.assign(held) {
+                self.orphans.push_front(held);
+                return;
+            }
+        }
+    }
+
+    /// Picks a worker for a connection; gives it back if none is ready.
+    #[inline]
+    fn assign(&mut self, held: Held) -> Result<(), Held> {
+        let Some(i) = self.picker.pick(held.conn.peer.ip(), &self.candidates) else {
+            return Err(held);
+        };
+        if held.redispatched > 0 {
+            add(&self.board.dispatcher().redispatched, 1);
+        }
+        self.lanes[i].push(held);
+        self.candidates[i].load += 1;
+        self.candidates[i].ready = self.lanes[i].has_room();
+        Ok(())
+    }
+
+    fn anybody_ready(&self) -> bool {
+        self.candidates.iter().any(|c| c.ready)
+    }
+
+    /// Accepts from one listener until nobody waits, no worker is ready, or the turn is long enough.
+    fn accept_from(&mut self, spot: Spot) -> io::Result<()> {
+        let groups = self.groups.clone();
+        let Some(listener) = spot.listener(&groups) else {
+            return Ok(());
+        };
+        for _ in 0..TURN {
+            if !self.anybody_ready() {
+                break;
+            }
+            match accept(listener) {
+                Ok((socket, peer)) => {
+                    let conn = Conn {
+                        socket,
+                        peer,
+                        listener: spot.group as u8,
+                        arm: self.arm,
+                        accepted_at: monotonic_ns(),
+                    };
+                    if let Err(held) = self.assign(Held {
+                        conn,
+                        redispatched: 0,
+                    }) {
+                        self.orphans.push_back(held);
+                    }
+                }
+                Err(error) => match classify(&error) {
+                    AcceptError::Empty => break,
+                    AcceptError::Connection => add(&self.board.dispatcher().accept_failed, 1),
+                    AcceptError::Exhausted => {
+                        self.turn_one_away(listener);
+                        break;
+                    }
+                },
+            }
+        }
+        // In hybrid mode the workers wait in the same queue: go to its end.
+        if self.arm.mode() == Mode::Hybrid && self.watched.contains(&spot) {
+            self.epoll.delete(listener)?;
+            self.epoll.add(listener, self.registration(spot))?;
+        }
+        Ok(())
+    }
+
+    fn accept_everywhere(&mut self) -> io::Result<()> {
+        for group in 0..self.groups.len() {
+            self.accept_from(Spot { group, place: None })?;
+            for place in 0..self.groups[group].seats() {
+                self.accept_from(Spot {
+                    group,
+                    place: Some(place),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// No descriptor is left: lets one client know by a close rather than by silence, and rests.
+    fn turn_one_away(&mut self, listener: BorrowedFd<'_>) {
+        drop(self.spare.take());
+        if accept(listener).is_ok() {
+            add(&self.board.dispatcher().turned_away, 1);
+        }
+        self.spare = spare();
+        self.resting_until = Some(Instant::now() + EXHAUSTED_REST);
+    }
+
+    /// One message to each worker for which something was picked.
+    fn send(&mut self) {
+        for lane in &mut self.lanes {
+            if let Err((why, back)) = lane.send() {
+                count_error(&self.board, why);
+                // A worker that is gone has used up one try; one that is full has not.
+                let broken = why == HandoffError::ChannelBroken;
+                self.orphans.extend(
+                    back.into_iter()
+                        .map(|h| if broken { once_more(h) } else { h }),
+                );
+            }
+        }
+    }
+
+    fn obey(&mut self) {
+        let _ = self.bell.read();
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::Join { seat, row, outlet } => {
+                    let place = self
+                        .lanes
+                        .partition_point(|lane| lane.seat.number <= seat.number);
+                    self.lanes.insert(place, Lane::new(seat, row, outlet));
+                    self.roster += 1;
+                }
+                Command::Leave { row, done } => {
+                    self.let_go(row);
+                    drop(done);
+                }
+                Command::Stop { done } => self.stopping = Some(done),
+            }
+        }
+        self.refresh();
+    }
+
+    /// A worker is dead: what it had not claimed goes to others, and so does what waits where only
+    /// it, or a thread of it that was about to wake, would have accepted.
+    fn let_go(&mut self, row: usize) {
+        let Some(i) = self.lanes.iter().position(|lane| lane.row.index() == row) else {
+            return;
+        };
+        let mut lane = self.lanes.remove(i);
+        self.roster += 1;
+        self.orphans
+            .extend(lane.take_back().into_iter().map(once_more));
+        self.refresh();
+        self.place_orphans();
+        if self.arm.mode() == Mode::Shared {
+            for group in 0..self.groups.len() {
+                // Errors here are those of epoll_ctl, which this mode does not use.
+                let _ = self.accept_from(Spot { group, place: None });
+            }
+        }
+    }
+
+    /// Has everything been handed over that ever will be?
+    fn is_finished(&self) -> bool {
+        self.stopping.is_some()
+            && (self.lanes.is_empty()
+                || self.orphans.is_empty() && !self.lanes.iter().any(Lane::is_outstanding))
+    }
+
+    /// Puts into the epoll set what this thread has to accept from now: nothing while no worker is
+    /// ready, so that connections wait in the backlog and are not refused.
+    fn watch(&mut self) -> io::Result<()> {
+        if self
+            .resting_until
+            .is_some_and(|until| Instant::now() >= until)
+        {
+            self.resting_until = None;
+        }
+        let open = self.resting_until.is_none() && self.lanes.iter().any(Lane::has_room);
+        if (open, self.roster) == self.watched_for {
+            return Ok(());
+        }
+        self.watched_for = (open, self.roster);
+        let wanted = if open { self.wanted() } else { Vec::new() };
+        for spot in self.watched.drain(..) {
+            if let Some(listener) = spot.listener(&self.groups) {
+                self.epoll.delete(listener)?;
+            }
+        }
+        for spot in &wanted {
+            if let Some(listener) = spot.listener(&self.groups) {
+                self.epoll.add(listener, self.registration(*spot))?;
+            }
+        }
+        self.watched = wanted;
+        Ok(())
+    }
+
+    /// The shared listener where the mode has the master accept; and, in `reuseport`, the listener
+    /// of every seat that has no ready worker: what is queued there would be lost.
+    fn wanted(&self) -> Vec<Spot> {
+        if self.arm.mode() == Mode::Shared {
+            return Vec::new();
+        }
+        let mut spots = Vec::new();
+        for (group, members) in self.groups.iter().enumerate() {
+            spots.push(Spot { group, place: None });
+            if self.arm.mode() == Mode::Reuseport {
+                let deserted =
+                    |place: &usize| !self.lanes.iter().any(|lane| lane.seat.place == *place);
+                let places = (0..members.seats()).filter(deserted);
+                spots.extend(places.map(|place| Spot {
+                    group,
+                    place: Some(place),
+                }));
+            }
+        }
+        spots
+    }
+
+    fn registration(&self, spot: Spot) -> EpollEvent {
+        let exclusive = match self.arm.mode() {
+            Mode::Hybrid => EpollFlags::EPOLLEXCLUSIVE,
+            _ => EpollFlags::empty(),
+        };
+        EpollEvent::new(EpollFlags::EPOLLIN | exclusive, spot.event())
+    }
+}
+
+fn once_more(held: Held) -> Held {
+    Held {
+        redispatched: held.redispatched + 1,
+        ..held
+    }
+}
+
+fn count_error(board: &Scoreboard, why: HandoffError) {
+    add(&board.dispatcher().errors[why as usize], 1);
+}
+
+fn spare() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}

@@ -1,0 +1,147 @@
+//! The master process: binds, starts the workers, accepts, picks, hands over, supervises and answers
+//! the admin interface. It never reads a byte of a request, and survives anything a worker does.
+//!
+//! Two threads: the [`dispatcher`], and the control runtime with everything else.
+
+mod admin;
+mod backoff;
+mod dispatcher;
+mod lane;
+mod status;
+mod supervisor;
+
+use std::{future::Future, os::fd::OwnedFd, sync::Arc};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+pub(crate) use self::status::{SeatStatus, Status};
+use self::{dispatcher::Rules, supervisor::Supervisor};
+use crate::{
+    config::ClusterConfig,
+    error::{Error, Result},
+    listener::ListenerGroup,
+    scoreboard::{SEATS, Scoreboard},
+};
+
+/// A place for a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seat {
+    /// Its number on the scoreboard and in labels.
+    pub(crate) number: u16,
+    /// Which of a listener group's own listeners is its.
+    pub(crate) place: usize,
+}
+
+impl Seat {
+    /// The master's own seat, when it serves too, behind those of `workers` workers.
+    fn of_master(workers: u16) -> Self {
+        Self {
+            number: SEATS as u16 - 1,
+            place: usize::from(workers),
+        }
+    }
+
+    fn is_masters(self) -> bool {
+        usize::from(self.number) == SEATS - 1
+    }
+
+    /// Its name in labels and messages.
+    pub(crate) fn label(number: u16) -> String {
+        if usize::from(number) == SEATS - 1 {
+            "master".into()
+        } else {
+            number.to_string()
+        }
+    }
+}
+
+/// What the master runs with, all of it checked.
+pub(crate) struct Plan {
+    pub(crate) config: ClusterConfig,
+    /// What the application asked for, in its own words.
+    pub(crate) application: String,
+    /// Names of the upstream endpoints, for labels.
+    pub(crate) endpoints: Vec<String>,
+    /// Called with the addresses once every worker is ready.
+    pub(crate) on_ready: Option<Box<dyn FnOnce(&Ready)>>,
+}
+
+/// Where a cluster can be reached, told to [`Cluster::on_ready`](crate::Cluster::on_ready).
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// The addresses that it listens on, in the order in which they were asked for, with real ports.
+    pub listen: Vec<std::net::SocketAddr>,
+    /// The address of the admin interface, with its real port.
+    pub admin: Option<std::net::SocketAddr>,
+    /// Worker processes.
+    pub workers: u16,
+}
+
+/// Runs a worker inside the master, on a thread of its own, over this end of a control line.
+pub(crate) type ServeHere = Box<dyn FnOnce(OwnedFd) -> std::io::Result<()> + Send>;
+
+/// Runs the master until it is told to stop. `serve_here` is used if the master serves too.
+///
+/// # Errors
+/// The configuration is wrong, an address cannot be had, or the first workers say that they are
+/// unfit.
+pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
+    let workers = plan.config.validate()?.get();
+    raise_descriptor_limit();
+    let seats = usize::from(workers) + usize::from(plan.config.master_serves);
+    let groups = plan
+        .config
+        .listen
+        .iter()
+        .map(|address| ListenerGroup::bind(*address, seats))
+        .collect::<Result<Arc<[_]>>>()?;
+    let board = Scoreboard::create()
+        .map_err(|error| Error::runtime("cannot make the scoreboard in shared memory", error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(tokio::runtime::LocalOptions::default())
+        .map_err(|error| Error::runtime("cannot start the control runtime", error))?;
+    let rules = Rules {
+        arm: plan.config.arm,
+        prefixes: plan.config.prefixes,
+    };
+    let dispatcher = dispatcher::start(groups.clone(), board.clone(), rules)
+        .map_err(|error| Error::runtime("cannot start the dispatcher", error))?;
+    runtime.block_on(async {
+        let status = Status::new(&plan, &groups, board.clone(), workers);
+        let admin = match plan.config.admin {
+            Some(address) => Some(admin::start(address, status.clone()).await?),
+            None => None,
+        };
+        let ready = Ready {
+            listen: groups.iter().map(ListenerGroup::address).collect(),
+            admin,
+            workers,
+        };
+        Supervisor::new(plan, groups, board, dispatcher, status)
+            .run(ready, serve_here)
+            .await
+    })
+}
+
+/// Every connection costs descriptors: take what the hard limit allows. Workers inherit it.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        crate::notice(format_args!(
+            "the limit of open files stays at {soft}: {error}"
+        ));
+    }
+}
+
+/// Boxes what [`run`] needs to serve in the master itself.
+pub(crate) fn serve_here<F, Fut, A>(factory: F) -> ServeHere
+where
+    F: FnOnce(crate::Worker) -> Fut + Send + 'static,
+    Fut: Future<Output = A> + 'static,
+    A: crate::Application,
+{
+    Box::new(move |line| crate::worker::run(line, factory))
+}

@@ -1,0 +1,544 @@
+//! The supervisor: spawns workers, waits until they are ready, reaps and replaces them, and ends
+//! them in the right order.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::{fd::AsFd, unix::process::CommandExt},
+    process::Command,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::{JoinHandle, spawn_local},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Plan, Ready, Seat, ServeHere, backoff::Backoff, dispatcher::DispatcherHandle, status::Status,
+};
+use crate::{
+    channel::{Control, Doors, Inheritance, Outlet, ToMaster, ToWorker, handover_line},
+    dispatch::mode::Mode,
+    error::{Error, Result},
+    listener::ListenerGroup,
+    notice,
+    scoreboard::{RowRef, Scoreboard, State},
+    sys::{
+        child::{Child, Exit},
+        clock::{cpu_time, monotonic_ns},
+        fdpass,
+        readiness::watch_child,
+    },
+    worker::EXIT_UNFIT,
+};
+
+/// How long a worker may take to become ready before it is killed and tried again.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What happens to seats.
+enum Event {
+    /// The worker in this row takes connections.
+    Ready { row: usize },
+    /// Its process has ended and been reaped.
+    Ended {
+        row: usize,
+        exit: Exit,
+        cpu: Duration,
+    },
+    /// Its seat may be filled again.
+    Respawn { seat: Seat },
+}
+
+/// A worker process.
+struct Process {
+    seat: Seat,
+    row: RowRef,
+    born: Instant,
+    control: Rc<Control>,
+    /// Handed to the dispatcher when the worker is ready.
+    outlet: Option<Outlet>,
+    /// `None` for the worker that is a thread of the master.
+    child: Option<Rc<AsyncFd<Child>>>,
+    /// Waits for its readiness and its end.
+    watch: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.watch.iter().for_each(JoinHandle::abort);
+    }
+}
+
+pub(super) struct Supervisor {
+    plan: Plan,
+    groups: Arc<[ListenerGroup]>,
+    board: Scoreboard,
+    dispatcher: DispatcherHandle,
+    status: Status,
+    events: mpsc::UnboundedSender<Event>,
+    inbox: mpsc::UnboundedReceiver<Event>,
+    /// By row.
+    processes: HashMap<usize, Process>,
+    backoff: HashMap<u16, Backoff>,
+    generations: HashMap<u16, u64>,
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        plan: Plan,
+        groups: Arc<[ListenerGroup]>,
+        board: Scoreboard,
+        dispatcher: DispatcherHandle,
+        status: Status,
+    ) -> Self {
+        let (events, inbox) = mpsc::unbounded_channel();
+        Self {
+            plan,
+            groups,
+            board,
+            dispatcher,
+            status,
+            events,
+            inbox,
+            processes: HashMap::new(),
+            backoff: HashMap::new(),
+            generations: HashMap::new(),
+        }
+    }
+
+    /// Fills the seats, keeps them filled, and empties them when told to stop.
+    pub(super) async fn run(mut self, ready: Ready, serve_here: ServeHere) -> Result<()> {
+        let no_signals = |error| Error::runtime("cannot listen for signals", error);
+        let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        for number in 0..ready.workers {
+            self.spawn(Seat {
+                number,
+                place: usize::from(number),
+            })
+            .await?;
+        }
+        if self.plan.config.master_serves {
+            self.serve_in_master(Seat::of_master(ready.workers), serve_here)
+                .await?;
+        }
+        let mut ready = Some(ready);
+        loop {
+            tokio::select! {
+                Some(event) = self.inbox.recv() => self.handle(event, ready.is_some()).await?,
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+            if ready.is_some() && self.all_ready() {
+                let told = ready.take().zip(self.plan.on_ready.take());
+                told.into_iter().for_each(|(ready, tell)| tell(&ready));
+            }
+        }
+        tokio::select! {
+            () = self.stop() => {}
+            _ = terminate.recv() => self.kill_all(),
+            _ = interrupt.recv() => self.kill_all(),
+        }
+        Ok(())
+    }
+
+    fn all_ready(&self) -> bool {
+        self.processes
+            .values()
+            .all(|p| p.row.state() == State::Ready)
+    }
+
+    /// Makes everything that a worker in `seat` is born with, and leaves it in the returned control
+    /// line's pipe before the worker exists.
+    async fn prepare(&mut self, seat: Seat) -> io::Result<(Process, std::os::fd::OwnedFd)> {
+        let generation = self.generations.entry(seat.number).or_default();
+        *generation += 1;
+        let row = self
+            .board
+            .occupy(seat.number, *generation)
+            .ok_or_else(|| io::Error::other("no free row on the scoreboard"))?;
+        let made = async {
+            let (ours, theirs) = fdpass::pair()?;
+            let control = Rc::new(Control::new(ours)?);
+            let (outlet, inlet) = handover_line()?;
+            let arm = self.plan.config.arm;
+            let (ids, listeners): (Vec<u8>, Vec<_>) = self
+                .groups
+                .iter()
+                .enumerate()
+                .filter_map(|(id, group)| {
+                    let listener = match arm.mode() {
+                        Mode::Handoff => None,
+                        Mode::Hybrid | Mode::Shared => Some(group.shared()),
+                        Mode::Reuseport => group.own(seat.place),
+                    };
+                    listener.map(|l| (id as u8, l))
+                })
+                .unzip();
+            let inheritance = Inheritance {
+                seat: seat.number,
+                generation: *generation,
+                row: row.index(),
+                core: self
+                    .plan
+                    .config
+                    .pin_cpus
+                    .then(|| core_for(seat.place))
+                    .flatten(),
+                doors: Doors {
+                    arm,
+                    listeners: ids,
+                },
+                timeouts: self.plan.config.timeouts,
+                application: self.plan.application.clone(),
+            };
+            let mut descriptors = vec![self.board.as_fd(), inlet.as_fd()];
+            descriptors.extend(listeners);
+            control
+                .send(&ToWorker::Inheritance(inheritance), &descriptors)
+                .await?;
+            Ok((control, outlet, theirs))
+        };
+        match made.await {
+            Ok((control, outlet, theirs)) => {
+                let born = Instant::now();
+                let (child, watch) = (None, Vec::new());
+                let outlet = Some(outlet);
+                Ok((
+                    Process {
+                        seat,
+                        row,
+                        born,
+                        control,
+                        outlet,
+                        child,
+                        watch,
+                    },
+                    theirs,
+                ))
+            }
+            Err(error) => {
+                row.retire();
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts a worker process in `seat`: this same program, run again.
+    async fn spawn(&mut self, seat: Seat) -> Result<()> {
+        let failed = |error| Error::runtime(format!("cannot start worker {}", seat.number), error);
+        let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
+        let mut arguments = std::env::args_os();
+        let name = arguments.next().unwrap_or_default();
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(name).args(arguments);
+        let spawned = Child::spawn(command, line)
+            .and_then(watch_child)
+            .map(Rc::new);
+        let child = match spawned {
+            Ok(child) => child,
+            Err(error) => {
+                process.row.clone().retire();
+                return Err(failed(error));
+            }
+        };
+        let pid = child.get_ref().pid();
+        self.install(&mut process, pid);
+        process.child = Some(child.clone());
+        process.watch.push(spawn_local(reap(
+            child.clone(),
+            process.row.index(),
+            self.events.clone(),
+        )));
+        process
+            .watch
+            .push(spawn_local(insist_on_ready(child, process.row.clone())));
+        self.processes.insert(process.row.index(), process);
+        Ok(())
+    }
+
+    /// Makes a thread of the master one more worker.
+    async fn serve_in_master(&mut self, seat: Seat, serve_here: ServeHere) -> Result<()> {
+        let failed = |error| Error::runtime("cannot serve in the master", error);
+        let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
+        self.install(&mut process, std::process::id() as i32);
+        let (events, row) = (self.events.clone(), process.row.index());
+        thread::Builder::new()
+            .name("worker".into())
+            .spawn(move || {
+                let exit = match serve_here(line) {
+                    Ok(()) => Exit::Code(0),
+                    Err(error) => {
+                        notice(format_args!("the master no longer serves: {error}"));
+                        Exit::Code(1)
+                    }
+                };
+                let _ = events.send(Event::Ended {
+                    row,
+                    exit,
+                    cpu: Duration::ZERO,
+                });
+            })
+            .map_err(failed)?;
+        self.processes.insert(row, process);
+        Ok(())
+    }
+
+    fn install(&mut self, process: &mut Process, pid: i32) {
+        process
+            .row
+            .birth
+            .pid
+            .store(pid as u64, std::sync::atomic::Ordering::Relaxed);
+        let mut status = self.status.lock();
+        let seat = status.seats.entry(process.seat.number).or_default();
+        seat.pid = Some(pid);
+        seat.generation = self.generations[&process.seat.number];
+        let (control, row, events) = (
+            process.control.clone(),
+            process.row.index(),
+            self.events.clone(),
+        );
+        process
+            .watch
+            .push(spawn_local(listen(control, row, events)));
+    }
+
+    /// `starting`: an unfit worker ends the start; later it only costs its seat.
+    async fn handle(&mut self, event: Event, starting: bool) -> Result<()> {
+        match event {
+            Event::Ready { row } => {
+                let Some(process) = self.processes.get_mut(&row) else {
+                    return Ok(());
+                };
+                process.row.set_state(State::Ready);
+                if let Some(outlet) = process.outlet.take() {
+                    self.dispatcher
+                        .join(process.seat, process.row.clone(), outlet);
+                }
+                self.steer();
+            }
+            Event::Ended { row, exit, cpu } => self.bury(row, exit, cpu, starting).await?,
+            Event::Respawn { seat } => {
+                if let Err(error) = self.spawn(seat).await {
+                    notice(format_args!("{error}; trying again"));
+                    self.respawn_later(seat, Duration::ZERO);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A worker is dead. First nothing new goes its way, then what it had not claimed goes to
+    /// others, then its counters are kept, and only then is its seat filled again.
+    async fn bury(&mut self, row: usize, exit: Exit, cpu: Duration, starting: bool) -> Result<()> {
+        let Some(process) = self.processes.remove(&row) else {
+            return Ok(());
+        };
+        let (seat, lifetime) = (process.seat, process.born.elapsed());
+        process.row.set_state(State::Draining);
+        self.steer();
+        self.dispatcher.leave(row).await;
+        let pid = process
+            .row
+            .birth
+            .pid
+            .load(std::sync::atomic::Ordering::Relaxed);
+        let lost = process.row.clone().retire();
+        drop(process);
+        let stopping = {
+            let mut status = self.status.lock();
+            status.lost += lost;
+            let entry = status.seats.entry(seat.number).or_default();
+            entry.pid = None;
+            entry.retired_cpu += cpu;
+            status.stopping
+        };
+        if stopping || seat.is_masters() {
+            return Ok(());
+        }
+        if exit == Exit::Code(i32::from(EXIT_UNFIT)) {
+            if starting {
+                self.kill_all();
+                return Err(Error::failed(format!(
+                    "worker {} cannot start",
+                    seat.number
+                )));
+            }
+            notice(format_args!(
+                "worker {} will not be started again",
+                seat.number
+            ));
+            return Ok(());
+        }
+        let wait = self.respawn_later(seat, lifetime);
+        let connections = if lost == 1 {
+            "connection"
+        } else {
+            "connections"
+        };
+        notice(format_args!(
+            "worker {} (pid {pid}) ended after {:.1} s with {exit}, {lost} {connections} lost; its successor starts in {:.1} s",
+            seat.number,
+            lifetime.as_secs_f64(),
+            wait.as_secs_f64(),
+        ));
+        let mut status = self.status.lock();
+        let entry = status.seats.entry(seat.number).or_default();
+        *entry.restarts.entry(reason(exit)).or_default() += 1;
+        Ok(())
+    }
+
+    fn respawn_later(&mut self, seat: Seat, lifetime: Duration) -> Duration {
+        let backoff = self.backoff.entry(seat.number).or_default();
+        let wait = backoff.after(lifetime, monotonic_ns());
+        self.status
+            .lock()
+            .seats
+            .entry(seat.number)
+            .or_default()
+            .crash_loop = backoff.deaths();
+        let events = self.events.clone();
+        spawn_local(async move {
+            sleep(wait).await;
+            let _ = events.send(Event::Respawn { seat });
+        });
+        wait
+    }
+
+    /// Points every group's program at the seats whose workers are ready.
+    fn steer(&self) {
+        for group in &*self.groups {
+            let ready = self
+                .processes
+                .values()
+                .filter(|p| p.row.state() == State::Ready);
+            let mut places: Vec<usize> = ready.map(|p| p.seat.place).collect();
+            places.sort_unstable();
+            if let Err(error) = group.steer(self.plan.config.arm, places.into_iter()) {
+                notice(format_args!("cannot steer {}: {error}", group.address()));
+            }
+        }
+    }
+
+    /// Ends everything in order: take what has arrived, listen no more, let the workers finish.
+    async fn stop(&mut self) {
+        let limit = self.plan.config.drain_timeout;
+        let begun = Instant::now();
+        self.status.lock().stopping = true;
+        for process in self.processes.values() {
+            process.row.set_state(State::Draining);
+        }
+        self.steer();
+        let _ = timeout(limit, self.dispatcher.stop()).await;
+        self.groups = Arc::from([]);
+        for process in self.processes.values() {
+            // A worker that is gone needs no telling.
+            let _ = process.control.send(&ToWorker::Drain, &[]).await;
+        }
+        while !self.processes.is_empty() {
+            let left = limit.saturating_sub(begun.elapsed());
+            match timeout(left, self.inbox.recv()).await {
+                Ok(Some(Event::Ended { row, .. })) => {
+                    if let Some(process) = self.processes.remove(&row) {
+                        process.row.clone().retire();
+                    }
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(_) => {
+                    let cut: u64 = self.processes.values().map(|p| p.row.open()).sum();
+                    notice(format_args!(
+                        "drain deadline of {} s passed: cutting {cut} connections",
+                        limit.as_secs_f64()
+                    ));
+                    return self.kill_all();
+                }
+            }
+        }
+    }
+
+    fn kill_all(&self) {
+        for process in self.processes.values() {
+            if let Some(child) = &process.child
+                && let Err(error) = child.get_ref().signal(Signal::SIGKILL)
+            {
+                notice(format_args!(
+                    "cannot kill worker {}: {error}",
+                    process.seat.number
+                ));
+            }
+        }
+    }
+}
+
+/// Passes on what the worker says.
+async fn listen(control: Rc<Control>, row: usize, events: mpsc::UnboundedSender<Event>) {
+    while let Ok(Some((message, _))) = control.receive::<ToMaster>().await {
+        match message {
+            ToMaster::Ready => _ = events.send(Event::Ready { row }),
+        }
+    }
+}
+
+/// Waits until the process ends, notes what CPU time it used in all, and reaps it.
+async fn reap(child: Rc<AsyncFd<Child>>, row: usize, events: mpsc::UnboundedSender<Event>) {
+    loop {
+        let Ok(mut ready) = child.readable().await else {
+            return;
+        };
+        let cpu = cpu_time(child.get_ref().pid()).unwrap_or_default();
+        match child.get_ref().try_reap() {
+            Ok(Some(exit)) => {
+                let _ = events.send(Event::Ended { row, exit, cpu });
+                return;
+            }
+            Ok(None) => ready.clear_ready(),
+            Err(error) => {
+                notice(format_args!(
+                    "cannot reap pid {}: {error}",
+                    child.get_ref().pid()
+                ));
+                return;
+            }
+        }
+    }
+}
+
+/// Kills a worker that does not become ready in time, so that it is replaced like any that died.
+async fn insist_on_ready(child: Rc<AsyncFd<Child>>, row: RowRef) {
+    sleep(READY_DEADLINE).await;
+    if row.state() == State::Starting {
+        notice(format_args!(
+            "pid {} did not become ready in {READY_DEADLINE:?}",
+            child.get_ref().pid()
+        ));
+        let _ = child.get_ref().signal(Signal::SIGKILL);
+    }
+}
+
+fn reason(exit: Exit) -> &'static str {
+    match exit {
+        Exit::Code(0) => "exit",
+        Exit::Code(_) => "error",
+        Exit::Signal(Signal::SIGKILL) => "killed",
+        Exit::Signal(_) => "crash",
+    }
+}
+
+/// The core for the `place`-th seat: round the cores that this process may use.
+fn core_for(place: usize) -> Option<usize> {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).ok()?;
+    let usable: Vec<usize> = (0..nix::sched::CpuSet::count())
+        .filter(|core| set.is_set(*core).unwrap_or(false))
+        .collect();
+    usable.get(place % usable.len().max(1)).copied()
+}

@@ -1,0 +1,305 @@
+//! Forwarding: from a client's request to its response.
+
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+};
+
+use hyper::{
+    Method, Request, Response, StatusCode, Uri, Version,
+    body::{Body, Incoming},
+    client::conn::TrySendError,
+    header::{HOST, HeaderValue, TRANSFER_ENCODING},
+    upgrade::OnUpgrade,
+};
+
+use super::{
+    Client,
+    body::ProxyBody,
+    fault::Fault,
+    headers,
+    request_body::{Gate, Progress, RequestBody},
+    tunnel,
+    upstream::Link,
+};
+use crate::scoreboard::count::add;
+
+/// Answers one request. What cannot be forwarded is answered by us.
+pub(super) async fn forward(
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<ProxyBody>, Infallible> {
+    match exchange(&client, request).await {
+        Ok(response) => Ok(response),
+        Err(fault) => {
+            if fault.is_upstreams() {
+                client.upstream_failed();
+            }
+            Ok(fault.response())
+        }
+    }
+}
+
+impl Client {
+    /// Counts a request that failed by the upstream's fault.
+    pub(super) fn upstream_failed(&self) {
+        let row = self.upstream.worker().row();
+        add(
+            &row.traffic(self.peer.listener() as u8, self.peer.arm())
+                .upstream_failures,
+            1,
+        );
+    }
+}
+
+/// A request ready to be sent, and what its sender must know of it.
+struct Outgoing {
+    request: Request<RequestBody>,
+    /// Where its body stands; `None` if it has none.
+    progress: Option<Rc<Progress>>,
+    /// The client's side of a switch of protocols, if it asked for one.
+    upgrade: Option<OnUpgrade>,
+}
+
+async fn exchange(
+    client: &Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<ProxyBody>, Fault> {
+    let mut outgoing = prepare(client, request)?;
+    let mut fresh_only = false;
+    // Each endpoint may refuse once, and one kept connection may turn out to be dead.
+    let mut refusals = 0;
+    loop {
+        let endpoint = client.upstream.select();
+        let reused = if fresh_only {
+            None
+        } else {
+            client.upstream.reuse(endpoint)
+        };
+        let was_reused = reused.is_some();
+        let link = match reused {
+            Some(link) => link,
+            None => match client.upstream.connect(endpoint).await {
+                Ok(link) => link,
+                Err(error) => {
+                    refusals += 1;
+                    let fault = Fault::of_connecting(&error);
+                    if refusals < client.upstream.len() && fault != Fault::Exhausted {
+                        continue;
+                    }
+                    return Err(fault);
+                }
+            },
+        };
+        // A kept connection may have been closed by the other end just now, unseen. Only a request
+        // that may be repeated may be sent again then (RFC 9110, section 9.2.2).
+        let copy = (was_reused
+            && outgoing.progress.is_none()
+            && outgoing.request.method().is_idempotent())
+        .then(|| copy(&outgoing.request));
+        let upgrade = outgoing.upgrade.take();
+        match attempt(client, link, outgoing.request, outgoing.progress.as_deref()).await {
+            Ok((response, link)) => {
+                return answer(
+                    client,
+                    response,
+                    link,
+                    outgoing.progress.as_deref(),
+                    upgrade,
+                );
+            }
+            Err(Failure::Unsent(request)) if was_reused => {
+                outgoing = Outgoing {
+                    request: *request,
+                    progress: outgoing.progress,
+                    upgrade,
+                };
+            }
+            Err(Failure::NoAnswer(Fault::Broken)) if copy.is_some() => {
+                let request = copy.expect("just looked");
+                outgoing = Outgoing {
+                    request,
+                    progress: None,
+                    upgrade,
+                };
+            }
+            Err(Failure::Unsent(_)) => return Err(Fault::Broken),
+            Err(Failure::NoAnswer(fault)) => return Err(fault),
+        }
+        fresh_only = true;
+    }
+}
+
+/// Makes the upstream's request out of the client's.
+fn prepare(client: &Client, mut request: Request<Incoming>) -> Result<Outgoing, Fault> {
+    if [Method::CONNECT, Method::TRACE].contains(request.method()) {
+        return Err(Fault::Method);
+    }
+    let protocol = headers::upgrade(request.headers());
+    let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
+    let (mut head, incoming) = request.into_parts();
+    let host = to_origin_form(&mut head.uri)?;
+    if head.version == Version::HTTP_11 && host.is_none() && !head.headers.contains_key(HOST) {
+        return Err(Fault::Malformed("a Host field is missing\n"));
+    }
+    head.version = Version::HTTP_11;
+    headers::for_upstream(&mut head.headers, &client.address, host, protocol)?;
+
+    if incoming.is_end_stream() {
+        let request = Request::from_parts(head, RequestBody::default());
+        return Ok(Outgoing {
+            request,
+            progress: None,
+            upgrade,
+        });
+    }
+    if upgrade.is_some() {
+        // Bytes behind the head could be the body's or the new protocol's: upstreams disagree.
+        return Err(Fault::Malformed("an upgrade with a body\n"));
+    }
+    if incoming.size_hint().exact().is_none() {
+        // Said outright, because hyper leaves it out for methods that rarely have a body.
+        head.headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let (gate, key) = if headers::expects_continue(&head.headers) {
+        let (gate, key) = Gate::closed();
+        (Some(gate), Some(key))
+    } else {
+        (None, None)
+    };
+    let (body, progress) = RequestBody::streaming(incoming, gate);
+    let mut request = Request::from_parts(head, body);
+    if let Some(key) = key {
+        hyper::ext::on_informational(&mut request, move |response| {
+            if response.status() == StatusCode::CONTINUE {
+                key.open();
+            }
+        });
+    }
+    Ok(Outgoing {
+        request,
+        progress: Some(progress),
+        upgrade,
+    })
+}
+
+/// Cuts an absolute target down to its path. Its authority replaces `Host` (RFC 9112, section
+/// 3.2.2), and is returned.
+fn to_origin_form(uri: &mut Uri) -> Result<Option<HeaderValue>, Fault> {
+    let Some(authority) = uri.authority() else {
+        return Ok(None);
+    };
+    let malformed = Fault::Malformed("the request's target is malformed\n");
+    let host = HeaderValue::try_from(authority.as_str()).map_err(|_| malformed)?;
+    let path = uri.path_and_query().cloned().ok_or(malformed)?;
+    *uri = Uri::from(path);
+    Ok(Some(host))
+}
+
+/// A second request like a first one that has no body.
+fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::default());
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    copy
+}
+
+enum Failure {
+    /// Nothing of it was sent: here it is again.
+    Unsent(Box<Request<RequestBody>>),
+    /// It may have been sent.
+    NoAnswer(Fault),
+}
+
+/// Sends a request over a link and waits for the head of its response.
+async fn attempt(
+    client: &Client,
+    mut link: Box<Link>,
+    request: Request<RequestBody>,
+    progress: Option<&Progress>,
+) -> Result<(Response<Incoming>, Box<Link>), Failure> {
+    let upstream = &client.upstream;
+    let limit = upstream.timeouts().first_byte.as_nanos() as u64;
+    let mut deadline = upstream.worker().now().saturating_add(limit);
+    let mut response = pin!(link.send(request));
+    let answered = poll_fn(|cx| {
+        let _ = link.poll(cx);
+        if let Poll::Ready(response) = response.as_mut().poll(cx) {
+            return Poll::Ready(Ok(response));
+        }
+        let now = upstream.worker().now();
+        if progress.is_some_and(|p| !p.finished.get()) {
+            // The upstream's time begins when it has all of the request.
+            deadline = now.saturating_add(limit);
+        }
+        client.alarm.borrow_mut().poll(cx, now, deadline).map(Err)
+    })
+    .await;
+    let endpoint = link.endpoint();
+    match answered {
+        Ok(Ok(response)) => {
+            upstream.answered(endpoint, response.status());
+            Ok((response, link))
+        }
+        Ok(Err(error)) => Err(failure(client, endpoint, error, progress)),
+        Err(()) => {
+            upstream.unanswered(endpoint);
+            Err(Failure::NoAnswer(Fault::FirstByteTimeout))
+        }
+    }
+}
+
+fn failure(
+    client: &Client,
+    endpoint: usize,
+    mut error: TrySendError<Request<RequestBody>>,
+    progress: Option<&Progress>,
+) -> Failure {
+    if let Some(request) = error.take_message() {
+        return Failure::Unsent(Box::new(request));
+    }
+    if progress.is_some_and(|p| p.failed.get()) {
+        return Failure::NoAnswer(Fault::BodyBrokeOff);
+    }
+    client.upstream.unanswered(endpoint);
+    Failure::NoAnswer(Fault::Broken)
+}
+
+/// Makes the client's response out of the upstream's.
+fn answer(
+    client: &Rc<Client>,
+    response: Response<Incoming>,
+    mut link: Box<Link>,
+    progress: Option<&Progress>,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Response<ProxyBody>, Fault> {
+    let (mut head, incoming) = response.into_parts();
+    let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    headers::for_client(&mut head.headers, switched)?;
+    head.version = Version::HTTP_11;
+    head.extensions.clear();
+    let body = match (switched, upgrade) {
+        (true, Some(upgrade)) => {
+            let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
+            // The head of a 101 is the last that HTTP has to say on a connection.
+            if link.poll(&mut nobody).is_pending() {
+                return Err(Fault::Broken);
+            }
+            tunnel::dig(upgrade, link);
+            ProxyBody::Ready(None)
+        }
+        // Nobody asked for it.
+        (true, None) => return Err(Fault::Broken),
+        (false, _) if progress.is_some_and(|p| !p.finished.get()) => {
+            ProxyBody::early(incoming, link, client)
+        }
+        (false, _) => ProxyBody::upstream(incoming, link, client),
+    };
+    Ok(Response::from_parts(head, body))
+}

@@ -1,0 +1,284 @@
+//! Fields: which ones end here, which ones are ours to set. Pure.
+
+use hyper::{
+    HeaderMap,
+    header::{
+        CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue,
+        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+
+use super::fault::Fault;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Fields that concern one connection only (RFC 9110, section 7.6.1), besides those that
+/// `Connection` names.
+const HOP_BY_HOP: [HeaderName; 10] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+];
+
+/// Fields by which a client could pretend to be somebody else.
+fn is_claim_about_client(name: &HeaderName) -> bool {
+    name == FORWARDED || name == X_REAL_IP || name.as_str().starts_with("x-forwarded-")
+}
+
+/// Removes what concerns one connection only: the fixed list, and what `Connection` names.
+///
+/// # Errors
+/// `Connection` names a field without which the message cannot be understood.
+fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Fault> {
+    // Most messages have at most `Connection`: look before removing one by one.
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return Ok(());
+    }
+    let mut named = Vec::new();
+    for token in tokens(headers, &CONNECTION) {
+        let Ok(name) = HeaderName::try_from(token) else {
+            continue;
+        };
+        if [HOST, CONTENT_LENGTH, TRANSFER_ENCODING].contains(&name) {
+            return Err(Fault::Malformed(
+                "Connection names a field that belongs to the message\n",
+            ));
+        }
+        named.push(name);
+    }
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+/// The elements of a comma-separated field.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+/// The protocol that a request asks to upgrade to. `h2c` is not one: a tunnel for it would carry
+/// requests past everything that is checked here (RFC 9113, section 3.1, has retired it).
+pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let protocol = headers.get(UPGRADE)?;
+    let asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let h2c = tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case("h2c"));
+    (asked && !h2c).then(|| protocol.clone())
+}
+
+/// Does the client wait for a go-ahead before it sends its body (RFC 9110, section 10.1.1)?
+pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
+    headers
+        .get(EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// A request's fields as the upstream gets them: nothing that concerned the client's connection,
+/// and about the client only what we know ourselves.
+///
+/// # Errors
+/// The client's fault: not exactly one `Host`, or a `Connection` that names what it may not.
+pub(super) fn for_upstream(
+    headers: &mut HeaderMap,
+    client: &HeaderValue,
+    host: Option<HeaderValue>,
+    upgrade: Option<HeaderValue>,
+) -> Result<(), Fault> {
+    if headers.get_all(HOST).iter().nth(1).is_some() {
+        return Err(Fault::Malformed("more than one Host field\n"));
+    }
+    remove_hop_by_hop(headers)?;
+    if headers.keys().any(is_claim_about_client) {
+        let claims: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| is_claim_about_client(name))
+            .cloned()
+            .collect();
+        claims.iter().for_each(|name| _ = headers.remove(name));
+    }
+    if let Some(host) = host {
+        headers.insert(HOST, host);
+    }
+    headers.insert(X_FORWARDED_FOR, client.clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+    Ok(())
+}
+
+/// A response's fields as the client gets them. `tunnel`: the protocol is being switched, and the
+/// client must hear of it.
+///
+/// # Errors
+/// The upstream's fault: a `Connection` that names what it may not.
+pub(super) fn for_client(headers: &mut HeaderMap, tunnel: bool) -> Result<(), Fault> {
+    let protocol = if tunnel {
+        headers.get(UPGRADE).cloned()
+    } else {
+        None
+    };
+    remove_hop_by_hop(headers).map_err(|_| Fault::Broken)?;
+    if let Some(protocol) = protocol {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .fold(HeaderMap::new(), |mut map, (n, v)| {
+                map.append(n, v);
+                map
+            })
+    }
+
+    fn client() -> HeaderValue {
+        HeaderValue::from_static("192.0.2.7")
+    }
+
+    #[test]
+    fn what_concerns_the_connection_ends_here() {
+        let mut headers = fields(&[
+            ("host", "app"),
+            ("connection", "Keep-Alive, X-Secret"),
+            ("connection", "x-other"),
+            ("keep-alive", "timeout=5"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("te", "trailers"),
+            ("proxy-authorization", "basic"),
+            ("accept", "*/*"),
+        ]);
+        for_upstream(&mut headers, &client(), None, None).expect("valid");
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(
+            left,
+            [
+                "accept",
+                "host",
+                "x-forwarded-for",
+                "x-forwarded-host",
+                "x-forwarded-proto"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_client_claims_about_itself_is_replaced_by_what_we_know() {
+        let mut headers = fields(&[
+            ("host", "app"),
+            ("x-forwarded-for", "1.1.1.1"),
+            ("x-forwarded-for", "2.2.2.2"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("x-real-ip", "1.1.1.1"),
+            ("forwarded", "for=1.1.1.1"),
+            ("connection", "x-forwarded-for"),
+        ]);
+        for_upstream(&mut headers, &client(), None, None).expect("valid");
+        assert_eq!(
+            headers
+                .get_all("x-forwarded-for")
+                .iter()
+                .collect::<Vec<_>>(),
+            ["192.0.2.7"]
+        );
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-forwarded-host"], "app");
+        for gone in ["x-forwarded-port", "x-real-ip", "forwarded", "connection"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+    }
+
+    #[test]
+    fn a_connection_field_cannot_strip_what_frames_the_message() {
+        for name in ["host", "content-length", "transfer-encoding"] {
+            let mut headers = fields(&[("host", "app"), ("connection", name)]);
+            assert!(
+                for_upstream(&mut headers, &client(), None, None).is_err(),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_hosts_are_refused() {
+        let mut headers = fields(&[("host", "a"), ("host", "a")]);
+        assert!(for_upstream(&mut headers, &client(), None, None).is_err());
+    }
+
+    #[test]
+    fn upgrades_are_seen_only_where_asked_for_and_never_to_h2c() {
+        let asked = |connection, protocol| {
+            upgrade(&fields(&[
+                ("connection", connection),
+                ("upgrade", protocol),
+            ]))
+        };
+        assert_eq!(
+            asked("keep-alive, Upgrade", "websocket").expect("upgrade"),
+            "websocket"
+        );
+        assert_eq!(asked("keep-alive", "websocket"), None);
+        assert_eq!(asked("upgrade, http2-settings", "h2c"), None);
+        assert_eq!(asked("upgrade", "H2C, websocket"), None);
+        assert_eq!(upgrade(&fields(&[("connection", "upgrade")])), None);
+    }
+
+    #[test]
+    fn an_upgrade_passes_both_ways() {
+        let mut headers = fields(&[
+            ("host", "a"),
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+        ]);
+        let protocol = upgrade(&headers);
+        for_upstream(&mut headers, &client(), None, protocol).expect("valid");
+        assert_eq!(
+            (&headers["connection"], &headers["upgrade"]),
+            (
+                &"upgrade".parse().expect("value"),
+                &"websocket".parse().expect("value")
+            )
+        );
+        for_client(&mut headers, true).expect("valid");
+        assert_eq!(headers["upgrade"], "websocket");
+        for_client(&mut headers, false).expect("valid");
+        assert!(!headers.contains_key("upgrade"));
+    }
+}

@@ -1,0 +1,188 @@
+//! The upstream: its endpoints, which one gets the next request, and the connections to them.
+
+mod connect;
+mod link;
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+    time::Duration,
+};
+
+use tokio::time::{interval, timeout};
+
+pub(super) use self::{
+    connect::Socket,
+    link::{Driven, Link},
+};
+use crate::{
+    config::{Endpoint, ProxyConfig, UpstreamTimeouts},
+    scoreboard::{self, class, count::add},
+    worker::Worker,
+};
+
+/// How long an endpoint that refused a connection is only asked when no other is left.
+const SHUNNED: Duration = Duration::from_secs(1);
+/// How often unused connections are looked through while there are any.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// All endpoints, as one worker sees them.
+pub(super) struct Upstream {
+    config: ProxyConfig,
+    worker: Worker,
+    pools: Vec<Pool>,
+    /// Whose turn it is.
+    next: Cell<usize>,
+    sweeping: Cell<bool>,
+}
+
+/// The unused connections to one endpoint, last in, first out: the warmest is used first, and what
+/// is not needed grows old at the bottom.
+#[derive(Default)]
+struct Pool {
+    idle: RefCell<Vec<Box<Link>>>,
+    /// It refused a connection: until then others go first. Monotonic nanoseconds.
+    shunned_until: Cell<u64>,
+}
+
+impl Upstream {
+    pub(super) fn new(config: ProxyConfig, worker: Worker) -> Rc<Self> {
+        let pools = config.endpoints.iter().map(|_| Pool::default()).collect();
+        Rc::new(Self {
+            config,
+            worker,
+            pools,
+            next: Cell::new(0),
+            sweeping: Cell::new(false),
+        })
+    }
+
+    pub(super) fn timeouts(&self) -> &UpstreamTimeouts {
+        &self.config.timeouts
+    }
+
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Endpoints that a request may try: each of them once.
+    pub(super) fn len(&self) -> usize {
+        self.pools.len()
+    }
+
+    /// *Select*: the endpoint for the next attempt. Each in turn; those that refused a moment ago
+    /// only when all have.
+    pub(super) fn select(&self) -> usize {
+        let n = self.pools.len();
+        if n == 1 {
+            return 0;
+        }
+        let first = self.next.get();
+        let now = self.worker.now();
+        let turn = (0..n).map(|i| (first + i) % n);
+        let picked = turn
+            .clone()
+            .find(|i| self.pools[*i].shunned_until.get() <= now)
+            .unwrap_or(first);
+        self.next.set((picked + 1) % n);
+        picked
+    }
+
+    /// An unused connection to an endpoint that is still open.
+    #[inline]
+    pub(super) fn reuse(&self, endpoint: usize) -> Option<Box<Link>> {
+        let mut idle = self.pools[endpoint].idle.borrow_mut();
+        let mut link = idle.pop()?;
+        loop {
+            if link.is_usable() {
+                add(&self.counters(endpoint).reused, 1);
+                return Some(link);
+            }
+            link = idle.pop()?;
+        }
+    }
+
+    /// A new connection to an endpoint.
+    ///
+    /// # Errors
+    /// As `connect(2)`; `TimedOut` after the configured time.
+    pub(super) async fn connect(&self, endpoint: usize) -> io::Result<Box<Link>> {
+        let connecting = Socket::connect(self.endpoint(endpoint).address());
+        let connected = timeout(self.timeouts().connect, connecting)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match connected {
+            Ok(socket) => Link::new(socket, endpoint, self.worker.row().clone()).await,
+            Err(error) => {
+                self.failed(endpoint);
+                self.shun(endpoint);
+                Err(error)
+            }
+        }
+    }
+
+    fn shun(&self, endpoint: usize) {
+        let until = self.worker.now() + SHUNNED.as_nanos() as u64;
+        self.pools[endpoint].shunned_until.set(until);
+    }
+
+    /// Takes a connection back whose response has ended, if it can serve again.
+    #[inline]
+    pub(super) fn keep(self: &Rc<Self>, mut link: Box<Link>) {
+        if !link.is_usable() {
+            return;
+        }
+        link.idle_since = self.worker.now();
+        let mut idle = self.pools[link.endpoint].idle.borrow_mut();
+        if idle.len() < self.config.idle_connections {
+            idle.push(link);
+        }
+        drop(idle);
+        if !self.sweeping.replace(true) {
+            tokio::task::spawn_local(self.clone().sweep());
+        }
+    }
+
+    /// Closes connections that were unused too long or that the other end has closed, until none is
+    /// left. An idle worker has no connection and no timer.
+    async fn sweep(self: Rc<Self>) {
+        let mut ticks = interval(SWEEP);
+        ticks.tick().await;
+        let limit = self.timeouts().idle.as_nanos() as u64;
+        while self.pools.iter().any(|pool| !pool.idle.borrow().is_empty()) {
+            ticks.tick().await;
+            let now = self.worker.now();
+            for pool in &self.pools {
+                pool.idle
+                    .borrow_mut()
+                    .retain_mut(|link| now - link.idle_since.min(now) < limit && link.is_usable());
+            }
+        }
+        self.sweeping.set(false);
+    }
+
+    fn endpoint(&self, endpoint: usize) -> &Endpoint {
+        &self.config.endpoints[endpoint]
+    }
+
+    fn counters(&self, endpoint: usize) -> &scoreboard::Endpoint {
+        &self.worker.row().endpoints[endpoint]
+    }
+
+    /// Counts an answer of an endpoint.
+    #[inline]
+    pub(super) fn answered(&self, endpoint: usize, status: hyper::StatusCode) {
+        add(&self.counters(endpoint).requests[class(status.as_u16())], 1);
+    }
+
+    /// Counts that none came.
+    pub(super) fn unanswered(&self, endpoint: usize) {
+        add(&self.counters(endpoint).requests[scoreboard::ABORTED], 1);
+        self.failed(endpoint);
+    }
+
+    fn failed(&self, endpoint: usize) {
+        add(&self.counters(endpoint).failures, 1);
+    }
+}

@@ -1,0 +1,162 @@
+//! A log-linear histogram of durations in shared memory: constant relative error, one store to
+//! record, no allocation ever. The shape is that of HdrHistogram (Gil Tene): every power of two is
+//! cut into equally wide buckets.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::count::add;
+use crate::shared_struct;
+
+/// Durations are counted in units of 125 ns, so that bucket edges fall on 1.024 ms and the like.
+const UNIT_NS: u64 = 125;
+/// log2 of the buckets per power of two: 16, a width of at most 1/16 of the value.
+const BITS: u32 = 4;
+const PER_OCTAVE: usize = 1 << BITS;
+/// The highest exponent: 2^30 units are 134 s; what lasts longer lands in the last bucket.
+const MAX_EXPONENT: u32 = 30;
+
+/// Buckets of a histogram.
+pub const BUCKETS: usize = PER_OCTAVE * (MAX_EXPONENT - BITS + 1) as usize;
+
+shared_struct! {
+    /// Counts of durations. One writer; readers see each number whole, and the total is the sum of
+    /// what they read, so a snapshot is always consistent with itself.
+    #[derive(Debug)]
+    pub struct Histogram {
+        sum_ns: AtomicU64,
+        buckets: [AtomicU64; BUCKETS],
+    }
+}
+
+/// The bucket of a duration.
+#[inline]
+fn bucket(ns: u64) -> usize {
+    let units = ns / UNIT_NS;
+    if units < PER_OCTAVE as u64 {
+        return units as usize;
+    }
+    let exponent = 63 - units.leading_zeros();
+    if exponent >= MAX_EXPONENT {
+        return BUCKETS - 1;
+    }
+    // The leading bit says the octave, the BITS behind it the place in it.
+    let place = (units >> (exponent - BITS)) as usize & (PER_OCTAVE - 1);
+    (exponent - BITS + 1) as usize * PER_OCTAVE + place
+}
+
+/// The first duration, in nanoseconds, that no longer belongs to bucket `i`.
+fn upper_edge(i: usize) -> u64 {
+    let (octave, place) = (i / PER_OCTAVE, (i % PER_OCTAVE) as u64);
+    let units = match octave {
+        0 => place + 1,
+        _ => (PER_OCTAVE as u64 + place + 1) << (octave - 1),
+    };
+    units * UNIT_NS
+}
+
+impl Histogram {
+    /// Counts one duration. Only the one writer may call this.
+    #[inline]
+    pub fn record(&self, ns: u64) {
+        add(&self.buckets[bucket(ns)], 1);
+        add(&self.sum_ns, ns);
+    }
+
+    /// Adds what `other` has counted; for the master, folding a dead worker's row.
+    pub fn fold(&self, other: &Self) {
+        add(&self.sum_ns, other.sum_ns.load(Relaxed));
+        for (mine, theirs) in self.buckets.iter().zip(&other.buckets) {
+            add(mine, theirs.load(Relaxed));
+        }
+    }
+
+    /// Back to nothing; for the master, before a row is used again.
+    pub fn clear(&self) {
+        self.sum_ns.store(0, Relaxed);
+        self.buckets.iter().for_each(|b| b.store(0, Relaxed));
+    }
+}
+
+/// What one or several histograms held at one time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    sum_ns: u64,
+    buckets: Box<[u64]>,
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self {
+            sum_ns: 0,
+            buckets: vec![0; BUCKETS].into(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Adds what `histogram` holds now.
+    pub fn add(&mut self, histogram: &Histogram) {
+        self.sum_ns += histogram.sum_ns.load(Relaxed);
+        for (mine, theirs) in self.buckets.iter_mut().zip(&histogram.buckets) {
+            *mine += theirs.load(Relaxed);
+        }
+    }
+
+    /// Durations counted.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Their sum.
+    pub fn sum(&self) -> Duration {
+        Duration::from_nanos(self.sum_ns)
+    }
+
+    /// How many lasted less than each of the powers of two from 16 µs to 67 s: pairs of an upper
+    /// bound and the number below it, ascending. The bounds are edges of buckets, so the numbers are
+    /// exact, not interpolated.
+    pub fn cumulative(&self) -> impl Iterator<Item = (Duration, u64)> {
+        let mut below = 0;
+        self.buckets
+            .chunks(PER_OCTAVE)
+            .enumerate()
+            .filter_map(move |(octave, chunk)| {
+                below += chunk.iter().sum::<u64>();
+                let edge = upper_edge(octave * PER_OCTAVE + PER_OCTAVE - 1);
+                // The last bucket also holds all that is longer, so its edge bounds nothing.
+                let bounded = octave < BUCKETS / PER_OCTAVE - 1;
+                (bounded && edge >= 16_000).then_some((Duration::from_nanos(edge), below))
+            })
+    }
+
+    /// The duration below which the share `q` (0 to 1) of those counted lies, at most 1/16 too long;
+    /// `None` if nothing was counted.
+    pub fn quantile(&self, q: f64) -> Option<Duration> {
+        let count = self.count();
+        let rank = ((q.clamp(0.0, 1.0) * count as f64).ceil() as u64).max(1);
+        let mut below = 0;
+        self.buckets.iter().enumerate().find_map(|(i, n)| {
+            below += n;
+            (below >= rank && count > 0).then(|| Duration::from_nanos(upper_edge(i)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bucket_begins_where_the_one_before_ends() {
+        assert_eq!(bucket(0), 0);
+        for i in 0..BUCKETS - 1 {
+            let edge = upper_edge(i);
+            assert_eq!(bucket(edge - 1), i, "just below {edge} ns");
+            assert_eq!(bucket(edge), i + 1, "at {edge} ns");
+        }
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+}

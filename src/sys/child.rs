@@ -1,0 +1,206 @@
+//! Child processes, held by pidfd: signals and exit reports can never hit a recycled pid.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, FdFlag, fcntl},
+    sys::{
+        signal::Signal,
+        socket::{SockType, getsockopt, sockopt},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+    unistd::Pid,
+};
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(Signal),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "{signal}"),
+        }
+    }
+}
+
+/// A running or not yet reaped child.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+/// The environment variable that tells a new process which descriptor was left open for it.
+pub const INHERITED: &str = "POINTSMAN_CHANNEL";
+
+impl Child {
+    /// Starts `command` with `channel` as the one descriptor, besides the standard three, that
+    /// outlives `exec`; its number is in the variable [`INHERITED`]. The child ignores SIGINT from
+    /// its first instruction: Ctrl-C in a terminal reaches the whole group, and only the master may
+    /// act on it.
+    ///
+    /// # Errors
+    /// As `fork(2)`, `execve(2)` and `pidfd_open(2)`.
+    pub fn spawn(mut command: Command, channel: OwnedFd) -> io::Result<Self> {
+        let number = channel.as_raw_fd();
+        command.env(INHERITED, format!("{number}:{}", std::process::id()));
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed; fcntl and signal
+        // are, and nothing here allocates or locks.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::fcntl(number, libc::F_SETFD, 0) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                libc::signal(libc::SIGINT, libc::SIG_IGN);
+                Ok(())
+            });
+        }
+        let child = command.spawn()?;
+        let pid = Pid::from_raw(child.id() as i32);
+        Ok(Self {
+            pid,
+            pidfd: pidfd_open(pid)?,
+        })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw()
+    }
+
+    /// Sends `signal`. A child that has ended already is no error.
+    ///
+    /// # Errors
+    /// As `pidfd_send_signal(2)`.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        // SAFETY: a plain system call on a descriptor that we own; the null siginfo means "as kill(2)".
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.as_raw_fd(),
+                signal as i32,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        match Errno::result(result) {
+            Ok(_) | Err(Errno::ESRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Reaps the child if it has ended. Before this the process is a zombie, and
+    /// [`cpu_time`](super::clock::cpu_time) can still be asked for its last figure.
+    ///
+    /// # Errors
+    /// As `waitid(2)`.
+    pub fn try_reap(&self) -> io::Result<Option<Exit>> {
+        let status = waitid(
+            Id::PIDFd(self.pidfd.as_fd()),
+            WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG,
+        )?;
+        Ok(match status {
+            WaitStatus::Exited(_, code) => Some(Exit::Code(code)),
+            WaitStatus::Signaled(_, signal, _) => Some(Exit::Signal(signal)),
+            _ => None,
+        })
+    }
+}
+
+/// Readable once the child has ended.
+impl AsFd for Child {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+impl AsRawFd for Child {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pidfd.as_raw_fd()
+    }
+}
+
+fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+    // SAFETY: a plain system call; the number returned is a new descriptor that nobody else knows.
+    // It is close-on-exec by definition.
+    unsafe {
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0))?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// Was this process born by [`Child::spawn`]? Adopts nothing.
+pub fn is_born_with_channel() -> bool {
+    matches!(birth(), Some(Ok((number, parent))) if is_channel(number) || Pid::parent().as_raw() == parent)
+}
+
+/// What the variable says: descriptor and parent. `None`: there is no such variable.
+fn birth() -> Option<Result<(RawFd, i32), String>> {
+    let value = std::env::var(INHERITED).ok()?;
+    let parsed = value
+        .split_once(':')
+        .and_then(|(fd, parent)| Some((fd.parse().ok()?, parent.parse().ok()?)));
+    Some(parsed.ok_or(value))
+}
+
+/// The channel that [`Child::spawn`] left open for this process, if it was born that way.
+///
+/// The variable stays in the environment (removing it would race with other threads), so it names
+/// the parent too: a worker's own children inherit the text but not the descriptor, and see by their
+/// parent's pid that it is not meant for them.
+///
+/// # Errors
+/// The variable is meant for this process but names no channel, or was asked for twice.
+pub fn inherited_channel() -> io::Result<Option<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+
+    let refused = |what: &str| {
+        let text = format!("{INHERITED} {what}; it is for worker processes only, unset it");
+        Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+    };
+    let (number, parent) = match birth() {
+        None => return Ok(None),
+        Some(Err(value)) => return refused(&format!("is '{value}', not DESCRIPTOR:PARENT")),
+        Some(Ok(birth)) => birth,
+    };
+    if is_channel(number) {
+        if TAKEN.swap(true, Ordering::AcqRel) {
+            return refused("was taken already: call serve once per process");
+        }
+        // SAFETY: open and a channel (checked above), left open by our parent for exactly this
+        // purpose, and adopted once.
+        let channel = unsafe { OwnedFd::from_raw_fd(number) };
+        fcntl(&channel, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        return Ok(Some(channel));
+    }
+    if Pid::parent().as_raw() == parent {
+        return refused("names no open channel");
+    }
+    Ok(None)
+}
+
+fn is_channel(number: RawFd) -> bool {
+    // SAFETY: borrowed only to ask whether it is open and a seqpacket socket; nothing is owned yet.
+    number > 2
+        && getsockopt(
+            &unsafe { BorrowedFd::borrow_raw(number) },
+            sockopt::SockType,
+        )
+        .is_ok_and(|kind| kind == SockType::SeqPacket)
+}

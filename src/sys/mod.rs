@@ -1,0 +1,13 @@
+//! The only floor that may be `unsafe`: what the kernel offers and the standard library does not.
+//!
+//! Raw descriptor numbers and raw pointers stay in here; every function takes and returns owned or
+//! borrowed descriptors. Each `unsafe` block says why it is needed and why it is sound.
+#![allow(unsafe_code, reason = "this is the one floor where it is allowed")]
+
+pub mod child;
+pub mod clock;
+pub mod fdpass;
+pub mod readiness;
+pub mod reuseport;
+pub mod shm;
+pub mod socket;

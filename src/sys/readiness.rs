@@ -1,0 +1,32 @@
+//! Descriptors that a tokio runtime watches.
+
+use std::{io, os::fd::OwnedFd};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::child::Child;
+
+/// Registers a descriptor with the runtime of this thread.
+///
+/// # Errors
+/// As `epoll_ctl(2)`.
+///
+/// # Panics
+/// Outside a runtime.
+pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd keeps one descriptor open, under one number, until it is dropped, which
+    // AsyncFd does only after it has taken the descriptor out of the epoll set.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
+}
+
+/// Registers a child, which becomes readable when it ends.
+///
+/// # Errors
+/// As `epoll_ctl(2)`.
+///
+/// # Panics
+/// Outside a runtime.
+pub fn watch_child(child: Child) -> io::Result<AsyncFd<Child>> {
+    // SAFETY: a Child keeps one pidfd open, under one number, until it is dropped.
+    unsafe { AsyncFd::register_with_interest(child, Interest::READABLE) }.map_err(io::Error::from)
+}

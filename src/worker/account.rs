@@ -1,0 +1,363 @@
+//! What a connection and its requests cost, counted by guards whose `Drop` settles the account, so
+//! that every way out is counted.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use hyper::{
+    Request, Response,
+    body::{Body, Frame, Incoming, SizeHint},
+    service::Service,
+};
+use pin_project_lite::pin_project;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::Notify,
+};
+
+use crate::{
+    config::ConnectionTimeouts,
+    conn::Conn,
+    dispatch::mode::Arm,
+    scoreboard::{
+        ABORTED, RowRef, Traffic, class,
+        count::{add, subtract},
+    },
+    sys::clock::monotonic_ns,
+};
+
+/// Where a worker's accounts are kept, and who waits for the last to be closed.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) row: RowRef,
+    draining: AtomicBool,
+    closed: Notify,
+}
+
+impl Ledger {
+    pub(super) fn new(row: RowRef) -> Arc<Self> {
+        Arc::new(Self {
+            row,
+            draining: AtomicBool::new(false),
+            closed: Notify::new(),
+        })
+    }
+
+    /// Waits until no connection is open. None may be opened from now on.
+    pub(super) async fn all_closed(&self) {
+        self.draining.store(true, Relaxed);
+        loop {
+            let closed = self.closed.notified();
+            if self.row.open() == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+}
+
+/// The account of one connection. The last owner to let go of it counts the close: the socket is one
+/// of them, so a tunnel that outlives its HTTP connection is still counted as open.
+#[derive(Debug)]
+pub(super) struct Account {
+    ledger: Arc<Ledger>,
+    listener: u8,
+    arm: Arm,
+    /// Requests begun and not ended on this connection.
+    in_flight: AtomicU64,
+    /// When it last fell idle or the head being read began, monotonic nanoseconds.
+    since: AtomicU64,
+    /// 1 once bytes of the next head have arrived.
+    head_begun: AtomicU64,
+    /// 1 once anything was received.
+    touched: AtomicU64,
+    /// 1 once it has become a tunnel, which has no heads to wait for.
+    tunnel: AtomicU64,
+}
+
+impl Account {
+    /// Opens the account; the connection itself is counted as open by whoever took it.
+    pub(super) fn open(ledger: &Arc<Ledger>, conn: &Conn) -> Arc<Self> {
+        let account = Self {
+            ledger: ledger.clone(),
+            listener: conn.listener,
+            arm: conn.arm,
+            in_flight: AtomicU64::new(0),
+            since: AtomicU64::new(ledger.row.work.loop_entered.load(Relaxed)),
+            head_begun: AtomicU64::new(0),
+            touched: AtomicU64::new(0),
+            tunnel: AtomicU64::new(0),
+        };
+        add(&account.traffic().connections, 1);
+        Arc::new(account)
+    }
+
+    #[inline]
+    fn traffic(&self) -> &Traffic {
+        self.ledger.row.traffic(self.listener, self.arm)
+    }
+
+    /// When the client has had its time, monotonic nanoseconds; never while a request is under way.
+    #[inline]
+    pub(super) fn deadline(&self, timeouts: &ConnectionTimeouts) -> Option<u64> {
+        if self.in_flight.load(Relaxed) > 0 || self.tunnel.load(Relaxed) > 0 {
+            return None;
+        }
+        let limit = if self.head_begun.load(Relaxed) > 0 {
+            timeouts.head
+        } else {
+            timeouts.idle
+        };
+        Some(
+            self.since
+                .load(Relaxed)
+                .saturating_add(limit.as_nanos() as u64),
+        )
+    }
+
+    /// When the connection came, monotonic nanoseconds; only as long as it is untouched.
+    pub(super) fn opened(&self) -> u64 {
+        self.since.load(Relaxed)
+    }
+
+    /// Has the client not sent anything yet?
+    pub(super) fn is_untouched(&self) -> bool {
+        self.touched.load(Relaxed) == 0
+    }
+
+    pub(super) fn timed_out(&self) {
+        add(&self.ledger.row.work.timed_out, 1);
+    }
+
+    #[inline]
+    fn received(&self, bytes: usize) {
+        add(&self.traffic().received, bytes as u64);
+        if self.in_flight.load(Relaxed) == 0 && self.head_begun.load(Relaxed) == 0 {
+            self.head_begun.store(1, Relaxed);
+            self.touched.store(1, Relaxed);
+            self.since
+                .store(self.ledger.row.work.loop_entered.load(Relaxed), Relaxed);
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        add(&self.traffic().closed, 1);
+        add(&self.ledger.row.work.closed, 1);
+        if self.ledger.draining.load(Relaxed) {
+            self.ledger.closed.notify_one();
+        }
+    }
+}
+
+/// A client's socket that counts its bytes.
+#[derive(Debug)]
+pub(super) struct Counted {
+    pub(super) stream: TcpStream,
+    pub(super) account: Arc<Account>,
+}
+
+impl AsyncRead for Counted {
+    #[inline]
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let result = Pin::new(&mut this.stream).poll_read(cx, buf);
+        let got = buf.filled().len() - before;
+        if got > 0 {
+            this.account.received(got);
+        }
+        result
+    }
+}
+
+impl Counted {
+    #[inline]
+    fn sent(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &result {
+            add(&self.account.traffic().sent, *bytes as u64);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Counted {
+    #[inline]
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.sent(result)
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.sent(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        // A TCP socket has nothing to flush.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// Counts a request from its head to the end of its response.
+#[derive(Debug)]
+struct Ongoing {
+    account: Arc<Account>,
+    started: u64,
+    class: usize,
+}
+
+impl Ongoing {
+    #[inline]
+    fn begin(account: &Arc<Account>) -> Self {
+        let started = monotonic_ns();
+        // A fresh time for everybody's "now", and a sign of life, at no further cost.
+        account.ledger.row.work.loop_entered.store(started, Relaxed);
+        account
+            .in_flight
+            .store(account.in_flight.load(Relaxed) + 1, Relaxed);
+        account.head_begun.store(0, Relaxed);
+        add(&account.ledger.row.work.in_flight, 1);
+        Self {
+            account: account.clone(),
+            started,
+            class: ABORTED,
+        }
+    }
+}
+
+impl Drop for Ongoing {
+    #[inline]
+    fn drop(&mut self) {
+        let ended = monotonic_ns();
+        let (account, traffic) = (&*self.account, self.account.traffic());
+        add(&traffic.requests[self.class], 1);
+        traffic
+            .request_duration
+            .record(ended.saturating_sub(self.started));
+        subtract(&account.ledger.row.work.in_flight, 1);
+        account
+            .in_flight
+            .store(account.in_flight.load(Relaxed) - 1, Relaxed);
+        account.since.store(ended, Relaxed);
+    }
+}
+
+/// A service whose requests are counted.
+#[derive(Debug)]
+pub(super) struct Counting<S> {
+    pub(super) inner: S,
+    pub(super) account: Arc<Account>,
+}
+
+impl<S, B> Service<Request<Incoming>> for Counting<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+{
+    type Response = Response<CountedBody<B>>;
+    type Error = S::Error;
+    type Future = CountedFuture<S::Future>;
+
+    #[inline]
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let guard = Ongoing::begin(&self.account);
+        CountedFuture {
+            inner: self.inner.call(request),
+            guard: Some(guard),
+        }
+    }
+}
+
+pin_project! {
+    pub(super) struct CountedFuture<F> {
+        #[pin]
+        inner: F,
+        guard: Option<Ongoing>,
+    }
+}
+
+impl<F, B, E> Future for CountedFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<CountedBody<B>>, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = std::task::ready!(this.inner.poll(cx))?;
+        let mut guard = this.guard.take();
+        if let Some(guard) = &mut guard {
+            let status = response.status();
+            guard.class = class(status.as_u16());
+            if status == hyper::StatusCode::SWITCHING_PROTOCOLS {
+                guard.account.tunnel.store(1, Relaxed);
+            }
+        }
+        Poll::Ready(Ok(response.map(|inner| CountedBody { inner, guard })))
+    }
+}
+
+pin_project! {
+    /// A response's body; its end is the end of the request.
+    pub(super) struct CountedBody<B> {
+        #[pin]
+        inner: B,
+        guard: Option<Ongoing>,
+    }
+}
+
+impl<B: Body> Body for CountedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    #[inline]
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().inner.poll_frame(cx)
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,85 @@
+//! What a worker hosts.
+
+use std::{error::Error as StdError, net::SocketAddr};
+
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    service::Service,
+};
+use hyper_util::service::TowerToHyperService;
+
+use super::Worker;
+use crate::{conn::Conn, dispatch::mode::Arm};
+
+/// Who is at the other end of a connection, and how it came.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    address: SocketAddr,
+    listener: u8,
+    arm: Arm,
+}
+
+impl Peer {
+    pub(super) fn new(conn: &Conn) -> Self {
+        Self {
+            address: conn.peer,
+            listener: conn.listener,
+            arm: conn.arm,
+        }
+    }
+
+    /// The client's address. An IPv4 client of an IPv6 listener is shown as IPv4.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.address.ip().to_canonical(), self.address.port())
+    }
+
+    /// Which of the cluster's listeners it came in by, from 0.
+    pub fn listener(&self) -> usize {
+        usize::from(self.listener)
+    }
+
+    /// The mode and policy that brought it.
+    pub fn arm(&self) -> Arm {
+        self.arm
+    }
+}
+
+/// An HTTP application that a worker hosts: it makes a service for every connection.
+///
+/// Every [`tower_service::Service`] of the right types is one (an axum `Router`, say); its clone
+/// serves each connection. Implement it yourself where a connection's service needs to know its
+/// [`Peer`] or keeps state of its own, as the built-in reverse proxy does. Nothing needs to be
+/// `Send`: a worker is one thread.
+pub trait Application: 'static {
+    /// The body of its responses.
+    type ResponseBody: Body<Data: Send, Error: Into<Box<dyn StdError + Send + Sync>>> + 'static;
+
+    /// The service for a new connection.
+    fn service(
+        &self,
+        peer: &Peer,
+        worker: &Worker,
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<Self::ResponseBody>,
+        Error: Into<Box<dyn StdError + Send + Sync>>,
+    > + 'static;
+}
+
+impl<S, B> Application for S
+where
+    S: tower_service::Service<Request<Incoming>, Response = Response<B>> + Clone + 'static,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    B: Body<Data: Send, Error: Into<Box<dyn StdError + Send + Sync>>> + 'static,
+{
+    type ResponseBody = B;
+
+    #[allow(
+        refining_impl_trait_reachable,
+        reason = "the concrete type promises nothing more"
+    )]
+    fn service(&self, _: &Peer, _: &Worker) -> TowerToHyperService<S> {
+        TowerToHyperService::new(self.clone())
+    }
+}

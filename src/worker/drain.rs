@@ -1,0 +1,54 @@
+//! Drain: telling every open connection to finish.
+
+use std::{
+    cell::{Cell, RefCell},
+    task::{Context, Waker},
+};
+
+use slab::Slab;
+
+/// Knows every open connection's task, so that all can be woken once. Connections look at a flag
+/// when they are polled, which costs nothing while nobody drains.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    begun: Cell<bool>,
+    tasks: RefCell<Slab<Waker>>,
+}
+
+/// A connection's place in the list; dropping it leaves the list.
+#[derive(Debug)]
+pub(super) struct Place<'a> {
+    drain: &'a Drain,
+    key: usize,
+}
+
+impl Drain {
+    /// Registers the task of a connection.
+    #[inline]
+    pub(super) fn enter(&self, cx: &Context<'_>) -> Place<'_> {
+        Place {
+            drain: self,
+            key: self.tasks.borrow_mut().insert(cx.waker().clone()),
+        }
+    }
+
+    /// Should connections finish?
+    #[inline]
+    pub(super) fn begun(&self) -> bool {
+        self.begun.get()
+    }
+
+    /// Tells all connections to finish.
+    pub(super) fn begin(&self) {
+        self.begun.set(true);
+        for (_, task) in &*self.tasks.borrow() {
+            task.wake_by_ref();
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.drain.tasks.borrow_mut().remove(self.key);
+    }
+}

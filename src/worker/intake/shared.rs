@@ -1,0 +1,224 @@
+//! The door to the shared listener (modes `shared` and `hybrid`).
+//!
+//! A thread of its own waits, because tokio registers a shared listener without `EPOLLEXCLUSIVE`:
+//! every worker would wake for every connection. The thread's private epoll set registers it
+//! exclusively, so that a connection wakes one worker; and registers it anew after each accept,
+//! which puts this worker at the end of the kernel's queue: first in, first out. Left where it is,
+//! the same worker would be woken first every time (the pile-up that epoll is known for; `man 7
+//! epoll` does not promise an order, `__wake_up_common` in kernel/sched/wait.c walks from the head).
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
+    thread,
+};
+
+use nix::sys::{
+    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+    eventfd::{EfdFlags, EventFd},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::own::{EXHAUSTED_REST, take};
+use crate::{
+    conn::Conn,
+    dispatch::mode::{Arm, Mode},
+    scoreboard::RowRef,
+    sys::socket::AcceptError,
+    worker::{app::Application, serve::Host},
+};
+
+/// Connections accepted by the thread that the loop has not seen yet. Small: behind a loop that is
+/// busy or stuck the thread stops accepting, and the kernel gives the connections to others.
+const QUEUE: usize = 8;
+
+/// The event that is no listener: somebody rang.
+const BELL: u64 = u64::MAX;
+
+/// The state of the door in mode `hybrid`: it rests while the worker's load is above the mean, and
+/// looks again when a connection has come or gone. Always awake in other modes.
+#[derive(Debug, Clone)]
+pub(in crate::worker) struct Rest {
+    resting: Arc<AtomicBool>,
+    stopping: Arc<AtomicBool>,
+    bell: Arc<EventFd>,
+}
+
+impl Rest {
+    pub(in crate::worker) fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self {
+            resting: Arc::default(),
+            stopping: Arc::default(),
+            bell: Arc::new(EventFd::from_flags(flags)?),
+        })
+    }
+
+    /// A connection was handed over: the mean has moved.
+    #[inline]
+    pub(in crate::worker) fn came(&self, row: &RowRef) {
+        self.left(row);
+    }
+
+    /// A connection has ended: the load has moved.
+    #[inline]
+    pub(in crate::worker) fn left(&self, row: &RowRef) {
+        if self.resting.load(Acquire) && may_accept(row) {
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        // The counter would have to be at its limit for this to fail, and then it has rung.
+        let _ = self.bell.write(1);
+    }
+}
+
+/// Mode `hybrid`: a worker accepts by itself while its load is at or below the mean.
+fn may_accept(row: &RowRef) -> bool {
+    row.load() <= row.board().mean_load()
+}
+
+/// The open door: a thread that accepts and a task that welcomes.
+pub(super) struct SharedDoor {
+    rest: Rest,
+    welcoming: JoinHandle<()>,
+}
+
+impl SharedDoor {
+    pub(super) fn open<A: Application>(
+        host: Host<A>,
+        arm: Arm,
+        listeners: Vec<(u8, OwnedFd)>,
+    ) -> io::Result<Self> {
+        let (sender, mut queue) = mpsc::channel(QUEUE);
+        let rest = host.rest().clone();
+        let waiter = Waiter {
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            listeners,
+            row: host.worker().row().clone(),
+            arm,
+            rest: rest.clone(),
+            queue: sender,
+        };
+        waiter
+            .epoll
+            .add(&*rest.bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        thread::Builder::new()
+            .name("accept".into())
+            .spawn(move || {
+                if let Err(error) = waiter.run() {
+                    crate::notice(format_args!("accept thread ended: {error}"));
+                }
+            })?;
+        let welcoming = tokio::task::spawn_local(async move {
+            while let Some(conn) = queue.recv().await {
+                host.welcome(conn);
+            }
+        });
+        Ok(Self { rest, welcoming })
+    }
+
+    /// Stops accepting and welcomes what the thread has already taken.
+    pub(super) async fn close(self) {
+        self.rest.stopping.store(true, Release);
+        self.rest.ring();
+        // Ends when the thread has dropped its end of the queue and the queue is empty.
+        let _ = self.welcoming.await;
+    }
+}
+
+/// The thread's side.
+struct Waiter {
+    epoll: Epoll,
+    listeners: Vec<(u8, OwnedFd)>,
+    row: RowRef,
+    arm: Arm,
+    rest: Rest,
+    queue: mpsc::Sender<Conn>,
+}
+
+impl Waiter {
+    fn run(mut self) -> io::Result<()> {
+        let mut events = [EpollEvent::empty(); 16];
+        let mut waiting = false;
+        while !self.rest.stopping.load(Acquire) {
+            waiting = self.wait_or_rest(waiting)?;
+            let n = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(n) => n,
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            for event in &events[..n] {
+                match event.data() {
+                    BELL => _ = self.rest.bell.read(),
+                    place => {
+                        if !self.accept_one(place as usize)? {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Joins or leaves the queue of those who wait for a connection. Says whether it waits now.
+    fn wait_or_rest(&mut self, waiting: bool) -> io::Result<bool> {
+        let mut open = true;
+        if self.arm.mode() == Mode::Hybrid {
+            open = may_accept(&self.row);
+            self.rest.resting.store(!open, Release);
+            if !open {
+                // The load may have moved before anybody saw the flag.
+                open = may_accept(&self.row);
+            }
+        }
+        if open != waiting {
+            for place in 0..self.listeners.len() {
+                if open {
+                    self.join(place)?
+                } else {
+                    self.leave(place)?
+                }
+            }
+        }
+        Ok(open)
+    }
+
+    fn join(&self, place: usize) -> nix::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+        self.epoll.add(
+            &self.listeners[place].1,
+            EpollEvent::new(flags, place as u64),
+        )
+    }
+
+    fn leave(&self, place: usize) -> nix::Result<()> {
+        self.epoll.delete(&self.listeners[place].1)
+    }
+
+    /// Takes one connection and goes to the end of the queue. False: the loop is gone.
+    fn accept_one(&mut self, place: usize) -> io::Result<bool> {
+        let (id, listener) = &self.listeners[place];
+        match take(listener, &self.row, *id, self.arm) {
+            Ok(conn) => {
+                if self.queue.blocking_send(conn).is_err() {
+                    return Ok(false);
+                }
+            }
+            Err(AcceptError::Exhausted) => thread::sleep(EXHAUSTED_REST),
+            Err(AcceptError::Empty | AcceptError::Connection) => {}
+        }
+        self.leave(place)?;
+        self.join(place)?;
+        Ok(true)
+    }
+}

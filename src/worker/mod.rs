@@ -1,0 +1,232 @@
+//! A worker process: born with one descriptor, it receives its inheritance, hosts an application,
+//! takes connections by its doors and drains when told to, or when the master is gone.
+//!
+//! One current-thread runtime, no work stealing, nothing shared but the scoreboard.
+
+mod account;
+mod alarm;
+mod app;
+mod drain;
+mod intake;
+mod serve;
+
+use std::{
+    future::Future,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::{
+    runtime::{Builder, LocalOptions, LocalRuntime},
+    signal::unix::{SignalKind, signal},
+};
+
+pub(crate) use self::alarm::Alarm;
+pub use self::app::{Application, Peer};
+use self::{
+    intake::{Intake, Rest},
+    serve::Host,
+};
+use crate::{
+    channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
+    error::{Error, Result},
+    scoreboard::{RowRef, Scoreboard},
+    sys::{clock::monotonic_ns, fdpass},
+};
+
+/// The exit code of a worker that cannot start and should not be tried again (`EX_CONFIG`,
+/// sysexits.h).
+pub(crate) const EXIT_UNFIT: u8 = 78;
+
+/// How long a worker whose master is dead may take to finish what it holds.
+const ORPHAN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A worker, as the application that it hosts sees it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    inheritance: Arc<Inheritance>,
+    row: RowRef,
+}
+
+impl Worker {
+    /// Its seat, from 0. A respawned worker has the seat of the one before.
+    pub fn id(&self) -> u16 {
+        self.inheritance.seat
+    }
+
+    /// How many workers, this one included, have been born in its seat.
+    pub fn generation(&self) -> u64 {
+        self.inheritance.generation
+    }
+
+    /// What [`Cluster::application`](crate::Cluster::application) was given, as the master validated it.
+    pub fn application(&self) -> &str {
+        &self.inheritance.application
+    }
+
+    /// Its row of the scoreboard.
+    pub(crate) fn row(&self) -> &RowRef {
+        &self.row
+    }
+
+    /// When the present turn of the loop began or its latest request did, monotonic nanoseconds: "now" for
+    /// everything that need not be exact, without asking the clock.
+    #[inline]
+    pub(crate) fn now(&self) -> u64 {
+        self.row.work.loop_entered.load(Relaxed)
+    }
+}
+
+/// The whole life of a worker process.
+///
+/// # Errors
+/// As [`run`]. What would be the same at the next try ends the process with [`EXIT_UNFIT`].
+pub(crate) fn main<F, Fut, A>(line: OwnedFd, factory: F) -> Result<()>
+where
+    F: FnOnce(Worker) -> Fut,
+    Fut: Future<Output = A>,
+    A: Application,
+{
+    run(line, factory).map_err(|error| {
+        let unfit = error.kind() == io::ErrorKind::InvalidData;
+        let error = Error::runtime("worker", error);
+        if unfit {
+            crate::notice(format_args!("{error}"));
+            std::process::exit(i32::from(EXIT_UNFIT));
+        }
+        error
+    })
+}
+
+/// Runs the worker until it has drained. `factory` makes the application.
+///
+/// # Errors
+/// The inheritance is broken, or the runtime cannot be made.
+pub(crate) fn run<F, Fut, A>(line: OwnedFd, factory: F) -> io::Result<()>
+where
+    F: FnOnce(Worker) -> Fut,
+    Fut: Future<Output = A>,
+    A: Application,
+{
+    let Some((inheritance, descriptors)) = inherit(&line)? else {
+        return Ok(());
+    };
+    let mut descriptors = descriptors.into_iter();
+    let mut next = |what| {
+        descriptors.next().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("no {what} inherited"))
+        })
+    };
+    let board = Scoreboard::open(next("scoreboard")?)?;
+    let handover = next("hand-over line")?;
+    let listeners = inheritance
+        .doors
+        .listeners
+        .iter()
+        .map(|id| Ok((*id, next("listener")?)))
+        .collect::<io::Result<Vec<_>>>()?;
+    let row = board.row(inheritance.row).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "no such row of the scoreboard")
+    })?;
+    if let Some(core) = inheritance.core {
+        bind_to_core(core)?;
+    }
+
+    let runtime = runtime(&row)?;
+    let worker = Worker {
+        inheritance: Arc::new(inheritance),
+        row,
+    };
+    runtime.block_on(async {
+        let control = Control::new(line)?;
+        let host = Host::new(&worker, factory(worker.clone()).await, Rest::new()?);
+        let arm = worker.inheritance.doors.arm;
+        let intake = Intake::open(&host, Inlet::new(handover)?, arm, listeners)?;
+        control.send(&ToMaster::Ready, &[]).await?;
+
+        let deadline = tokio::select! {
+            told = told_to_drain(&control) => told,
+            () = intake.closed() => Some(ORPHAN_DEADLINE),
+        };
+        // New connections first, then the open ones: none is taken that would be cut at once.
+        intake.close().await;
+        let drained = host.drain();
+        match deadline {
+            // The master counts the time, and kills whoever takes too long.
+            None => drained.await,
+            Some(limit) => _ = tokio::time::timeout(limit, drained).await,
+        }
+        Ok(())
+    })
+}
+
+/// Waits until the worker must drain: told to by the master or a signal, or because the master is
+/// gone, in which case the limit that the worker sets itself is returned.
+async fn told_to_drain(control: &Control) -> Option<Duration> {
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(signal) => signal,
+        Err(_) => return Some(ORPHAN_DEADLINE),
+    };
+    tokio::select! {
+        message = control.receive::<ToWorker>() => match message {
+            Ok(Some(_)) => None,
+            Ok(None) | Err(_) => Some(ORPHAN_DEADLINE),
+        },
+        _ = terminate.recv() => Some(ORPHAN_DEADLINE),
+    }
+}
+
+/// Waits for the first message, before there is a runtime. `None`: the master is gone already.
+fn inherit(line: &OwnedFd) -> io::Result<Option<(Inheritance, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; 128 * 1024];
+    let mut descriptors = Vec::new();
+    poll(
+        &mut [PollFd::new(line.as_fd(), PollFlags::POLLIN)],
+        PollTimeout::NONE,
+    )?;
+    let received = fdpass::receive(line.as_fd(), &mut bytes, &mut descriptors)?;
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let broken = |why: &str| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("broken inheritance: {why}"),
+        )
+    };
+    if received.truncated {
+        return Err(broken("truncated; is the limit of open files too low?"));
+    }
+    match serde_json::from_slice(&bytes[..received.bytes])? {
+        ToWorker::Inheritance(inheritance) => Ok(Some((inheritance, descriptors))),
+        ToWorker::Drain => Err(broken("drain came first")),
+    }
+}
+
+fn bind_to_core(core: usize) -> io::Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(core)?;
+    Ok(nix::sched::sched_setaffinity(
+        nix::unistd::Pid::from_raw(0),
+        &set,
+    )?)
+}
+
+/// A runtime that writes to the row when its loop waits and when it goes on, so that the master
+/// sees a worker that is stuck, and an idle worker costs no wake-up for it.
+fn runtime(row: &RowRef) -> io::Result<LocalRuntime> {
+    let (entering, parking) = (row.clone(), row.clone());
+    row.work.loop_entered.store(monotonic_ns(), Relaxed);
+    Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .on_thread_unpark(move || {
+            entering.work.loop_entered.store(monotonic_ns(), Relaxed);
+            entering.work.parked.store(0, Relaxed);
+        })
+        .on_thread_park(move || parking.work.parked.store(1, Relaxed))
+        .build_local(LocalOptions::default())
+}

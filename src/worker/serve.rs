@@ -1,0 +1,145 @@
+//! Serving: from a connection to its last response.
+
+use std::{error::Error as StdError, future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll};
+
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::Service};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{
+    Worker,
+    account::{Account, Counted, Counting, Ledger},
+    alarm::Alarm,
+    app::{Application, Peer},
+    drain::Drain,
+    intake::Rest,
+};
+use crate::{config::ConnectionTimeouts, conn::Conn};
+
+/// How long after its arrival a connection that has sent nothing is kept while draining, nanoseconds.
+const DRAIN_GRACE: u64 = 1_000_000_000;
+
+/// Serves connections with the worker's application. Cheap to clone.
+pub(super) struct Host<A>(Rc<Inner<A>>);
+
+struct Inner<A> {
+    worker: Worker,
+    ledger: Arc<Ledger>,
+    application: A,
+    http: http1::Builder,
+    drain: Drain,
+    timeouts: ConnectionTimeouts,
+    rest: Rest,
+}
+
+impl<A> Clone for Host<A> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<A: Application> Host<A> {
+    pub(super) fn new(worker: &Worker, application: A, rest: Rest) -> Self {
+        let mut http = http1::Builder::new();
+        // `half_close` stays off: a client that closes has gone, and its request is cancelled. The
+        // timeouts are the alarm's business in `converse`.
+        http.pipeline_flush(true);
+        Self(Rc::new(Inner {
+            worker: worker.clone(),
+            ledger: Ledger::new(worker.row().clone()),
+            application,
+            http,
+            drain: Drain::default(),
+            timeouts: worker.inheritance.timeouts,
+            rest,
+        }))
+    }
+
+    pub(super) fn worker(&self) -> &Worker {
+        &self.0.worker
+    }
+
+    pub(super) fn rest(&self) -> &Rest {
+        &self.0.rest
+    }
+
+    /// Tells every connection to finish, and waits until none is open, tunnels included.
+    pub(super) async fn drain(&self) {
+        self.0.drain.begin();
+        self.0.ledger.all_closed().await;
+    }
+
+    /// Starts serving `conn`, which the caller has counted as taken. Whatever goes wrong with it ends
+    /// it alone.
+    pub(super) fn welcome(&self, conn: Conn) {
+        let inner = &self.0;
+        let account = Account::open(&inner.ledger, &conn);
+        let peer = Peer::new(&conn);
+        let Ok(stream) = stream(conn) else { return };
+        let service = Counting {
+            inner: inner.application.service(&peer, &inner.worker),
+            account: account.clone(),
+        };
+        tokio::task::spawn_local(self.clone().converse(stream, account, service));
+    }
+
+    /// The connection's life. Errors are the client's or have been answered: nothing is left to do
+    /// but to close.
+    async fn converse<S>(self, stream: TcpStream, account: Arc<Account>, service: Counting<S>)
+    where
+        S: Service<
+                Request<Incoming>,
+                Response = Response<A::ResponseBody>,
+                Error: Into<Box<dyn StdError + Send + Sync>>,
+            > + 'static,
+    {
+        let Inner {
+            http,
+            drain,
+            timeouts,
+            worker,
+            ..
+        } = &*self.0;
+        let io = TokioIo::new(Counted {
+            stream,
+            account: account.clone(),
+        });
+        let mut connection = pin!(http.serve_connection(io, service).with_upgrades());
+        let mut alarm = Alarm::default();
+        let mut place = None;
+        let mut told = false;
+        poll_fn(|cx| {
+            place.get_or_insert_with(|| drain.enter(cx));
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut deadline = account.deadline(timeouts);
+            if drain.begun() && !told {
+                // hyper closes at once what has not sent a byte yet. Its request may be in the socket
+                // already: a connection taken a moment ago gets a moment to show it.
+                if account.is_untouched() {
+                    deadline = deadline.map(|d| d.min(account.opened() + DRAIN_GRACE));
+                } else {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                    if connection.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(());
+                    }
+                }
+            }
+            let Some(deadline) = deadline else {
+                return Poll::Pending;
+            };
+            std::task::ready!(alarm.poll(cx, worker.now(), deadline));
+            account.timed_out();
+            Poll::Ready(())
+        })
+        .await;
+        drop(place);
+        self.0.rest.left(worker.row());
+    }
+}
+
+fn stream(conn: Conn) -> io::Result<TcpStream> {
+    TcpStream::from_std(std::net::TcpStream::from(conn.socket))
+}
