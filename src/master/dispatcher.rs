@@ -2,7 +2,7 @@
 //!
 //! One turn: settle what workers have claimed, accept until nobody waits (bounded), pick a worker
 //! for each connection, send **one message per worker**. No acknowledgement ever comes: the claim
-//! words say what has arrived, and are looked at each turn, and after 1 ms while anything is
+//! words say what has arrived, and are looked at each turn, and every millisecond while anything is
 //! outstanding. With nothing to do the thread sleeps without a timeout.
 
 use std::{
@@ -19,6 +19,8 @@ use nix::{
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
         eventfd::{EfdFlags, EventFd},
+        time::TimeSpec,
+        timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
     },
 };
 use tokio::sync::oneshot;
@@ -39,14 +41,15 @@ use crate::{
     scoreboard::{HandoffError, RowRef, Scoreboard, count::add},
     sys::{
         clock::monotonic_ns,
-        socket::{AcceptError, accept, classify},
+        schedule::do_not_interrupt_others,
+        socket::{AcceptError, accept, classify, waiting},
     },
 };
 
 /// Connections accepted from one listener in one turn, so that settling and sending get theirs.
 const TURN: usize = 4 * MAX_BATCH;
 /// How soon the claim words are looked at again while anything is outstanding.
-const SETTLE_MS: u8 = 1;
+const SETTLE: TimeSpec = TimeSpec::new(0, 1_000_000);
 /// How long accepting rests when descriptors or memory have run out.
 const EXHAUSTED_REST_MS: u8 = 50;
 const EXHAUSTED_REST: Duration = Duration::from_millis(EXHAUSTED_REST_MS as u64);
@@ -126,8 +129,12 @@ pub(super) fn start(
     let bell = Arc::new(EventFd::from_flags(flags)?);
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+    epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
     let dispatcher = Dispatcher {
         epoll,
+        timer,
+        timer_set: false,
         inbox,
         bell: bell.clone(),
         groups,
@@ -147,6 +154,7 @@ pub(super) fn start(
     thread::Builder::new()
         .name("dispatcher".into())
         .spawn(move || {
+            prefer_batches();
             if let Err(error) = dispatcher.run() {
                 crate::notice(format_args!("the dispatcher cannot go on: {error}"));
             }
@@ -156,6 +164,8 @@ pub(super) fn start(
 
 /// The event that is no listener: a command has come.
 const BELL: u64 = u64::MAX;
+/// The event that is no listener: it is time to look at the claim words.
+const TIMER: u64 = u64::MAX - 1;
 
 /// One listener of one group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +197,8 @@ impl Spot {
 
 struct Dispatcher {
     epoll: Epoll,
+    timer: TimerFd,
+    timer_set: bool,
     inbox: mpsc::Receiver<Command>,
     bell: Arc<EventFd>,
     groups: Arc<[ListenerGroup]>,
@@ -217,7 +229,12 @@ impl Dispatcher {
     fn run(mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let n = match self.epoll.wait(&mut events, self.timeout()) {
+            self.set_timer()?;
+            let timeout = match self.resting_until {
+                Some(_) => EpollTimeout::from(EXHAUSTED_REST_MS),
+                None => EpollTimeout::NONE,
+            };
+            let n = match self.epoll.wait(&mut events, timeout) {
                 Ok(n) => n,
                 Err(Errno::EINTR) => 0,
                 Err(error) => return Err(error.into()),
@@ -228,6 +245,10 @@ impl Dispatcher {
             for event in &events[..n] {
                 match event.data() {
                     BELL => self.obey(),
+                    TIMER => {
+                        self.timer.wait()?;
+                        self.timer_set = false;
+                    }
                     event => self.accept_from(Spot::from_event(event))?,
                 }
             }
@@ -242,18 +263,20 @@ impl Dispatcher {
         }
     }
 
-    /// How long the thread may sleep: for ever, unless something is owed.
-    fn timeout(&self) -> EpollTimeout {
+    /// Sees to it that the thread looks again soon if anything is owed.
+    ///
+    /// A timer that is left running, rather than a timeout on every wait: arming a timer is one of
+    /// the dearest things to ask of a virtual machine's kernel, and under load the next turn comes
+    /// sooner anyway.
+    fn set_timer(&mut self) -> io::Result<()> {
         let owed = !self.orphans.is_empty()
             || self.stopping.is_some()
             || self.lanes.iter().any(Lane::is_outstanding);
-        if owed {
-            return EpollTimeout::from(SETTLE_MS);
+        if owed && !self.timer_set {
+            self.timer.set(Expiration::OneShot(SETTLE), TimerSetTimeFlags::empty())?;
+            self.timer_set = true;
         }
-        match self.resting_until {
-            Some(_) => EpollTimeout::from(EXHAUSTED_REST_MS),
-            None => EpollTimeout::NONE,
-        }
+        Ok(())
     }
 
     /// Closes our copies of what workers have claimed.
@@ -313,7 +336,7 @@ impl Dispatcher {
         let Some(listener) = spot.listener(&groups) else {
             return Ok(());
         };
-        for _ in 0..TURN {
+        for _ in 0..(waiting(listener)? as usize).min(TURN) {
             if !self.anybody_ready() {
                 break;
             }
@@ -494,6 +517,15 @@ impl Dispatcher {
             _ => EpollFlags::empty(),
         };
         EpollEvent::new(EpollFlags::EPOLLIN | exclusive, spot.event())
+    }
+}
+
+/// A new connection would otherwise interrupt the worker that shares the core, for a batch of one.
+/// Left waiting until that worker pauses, connections gather, and a batch is cheaper for both sides.
+/// Where a core is idle the thread still runs at once.
+fn prefer_batches() {
+    if let Err(error) = do_not_interrupt_others() {
+        crate::notice(format_args!("hand-overs will come in smaller batches: {error}"));
     }
 }
 

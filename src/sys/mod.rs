@@ -9,5 +9,6 @@ pub mod clock;
 pub mod fdpass;
 pub mod readiness;
 pub mod reuseport;
+pub mod schedule;
 pub mod shm;
 pub mod socket;

@@ -61,6 +61,36 @@ fn address(storage: &libc::sockaddr_storage) -> io::Result<SocketAddr> {
     }
 }
 
+/// How many connections wait in a listener's accept queue (`tcpi_unacked` of a listening socket,
+/// `tcp_get_info` in net/ipv4/tcp.c).
+///
+/// Asking first is cheaper than accepting until there is nothing: an `accept4` that fails has made
+/// and destroyed a socket (2 µs here, against 0.3 µs).
+///
+/// # Errors
+/// As `getsockopt(2)`.
+pub fn waiting(listener: BorrowedFd<'_>) -> io::Result<u32> {
+    const AT: usize = mem::offset_of!(libc::tcp_info, tcpi_unacked);
+    let mut info = [0_u8; AT + size_of::<u32>()];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `info`, which is that long, and a prefix
+    // of the structure is what a shorter length asks for.
+    let result = unsafe {
+        libc::getsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (_, count) = info.split_last_chunk().expect("the array is longer than the count");
+    Ok(u32::from_ne_bytes(*count))
+}
+
 /// What an accept loop does about an error of [`accept`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptError {

@@ -10,7 +10,11 @@ use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc};
 use tokio::{sync::Notify, task::JoinHandle};
 
 pub(super) use self::shared::Rest;
-use self::{handed::HandedDoor, own::OwnDoor, shared::SharedDoor};
+use self::{
+    handed::HandedDoor,
+    own::{OwnDoor, Swept},
+    shared::SharedDoor,
+};
 use super::{app::Application, serve::Host};
 use crate::{
     channel::Inlet,
@@ -81,7 +85,7 @@ impl<A: Application> Intake<A> {
         door.sweep();
         for (door, running) in self.own {
             running.abort();
-            door.sweep();
+            while let Swept::More = door.sweep() {}
         }
         if let Some(door) = self.shared {
             door.close().await;

@@ -14,7 +14,7 @@ use crate::{
     scoreboard::{RowRef, count::add_shared},
     sys::{
         readiness::watch,
-        socket::{AcceptError, accept, classify},
+        socket::{AcceptError, accept, classify, waiting},
     },
     worker::{app::Application, serve::Host},
 };
@@ -44,28 +44,45 @@ impl<A: Application> OwnDoor<A> {
     pub(super) async fn run(&self) {
         while let Ok(mut ready) = self.listener.readable().await {
             match self.sweep() {
-                AcceptError::Empty => ready.clear_ready(),
-                AcceptError::Exhausted => tokio::time::sleep(EXHAUSTED_REST).await,
-                // The turn was long: let the connections taken so far have theirs.
-                AcceptError::Connection => tokio::task::yield_now().await,
+                Swept::Empty => ready.clear_ready(),
+                Swept::More => tokio::task::yield_now().await,
+                Swept::Exhausted => tokio::time::sleep(EXHAUSTED_REST).await,
             }
         }
     }
 
-    /// Accepts what waits now, within reason. Says why it stopped.
-    pub(super) fn sweep(&self) -> AcceptError {
-        /// Accepted in one go before the connections are looked at.
-        const TURN: usize = 64;
-        let row = self.host.worker().row();
-        for _ in 0..TURN {
-            match take(self.listener.as_fd(), row, self.id, self.arm) {
-                Ok(conn) => self.host.welcome(conn),
-                Err(AcceptError::Connection) => {}
-                Err(stop) => return stop,
+    /// Accepts what waits now, within reason: the connections taken want their turn too.
+    pub(super) fn sweep(&self) -> Swept {
+        const TURN: u32 = 64;
+        let (listener, row) = (self.listener.as_fd(), self.host.worker().row());
+        let mut budget = TURN;
+        // Whoever arrives after the last look at the queue makes the listener readable anew.
+        while let Ok(queued @ 1..) = waiting(listener) {
+            for _ in 0..queued {
+                if budget == 0 {
+                    return Swept::More;
+                }
+                budget -= 1;
+                match take(listener, row, self.id, self.arm) {
+                    Ok(conn) => self.host.welcome(conn),
+                    Err(AcceptError::Connection) => {}
+                    Err(AcceptError::Empty) => return Swept::Empty,
+                    Err(AcceptError::Exhausted) => return Swept::Exhausted,
+                }
             }
         }
-        AcceptError::Connection
+        Swept::Empty
     }
+}
+
+/// How a sweep ended.
+pub(super) enum Swept {
+    /// Nobody waits.
+    Empty,
+    /// Somebody may.
+    More,
+    /// No descriptor or memory is left.
+    Exhausted,
 }
 
 /// Accepts one connection and counts it as this worker's, before anything else happens to it.
