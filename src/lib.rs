@@ -15,7 +15,7 @@
 //! | [`dispatch`] | pure rules: modes, policies, the bytes of a hand-over, the kernel's program |
 //! | `config` | what was asked for, validated |
 //! | [`scoreboard`] | the shared table: rows, the claim word, histograms |
-//! | `listener`, `conn`, `channel` | sockets, and the lines between master and worker |
+//! | `conn`, `listener`, `small_writes`, `channel` | sockets, and the lines between master and worker |
 //! | `worker` | a worker process: intake, serve, drain |
 //! | `proxy` | the built-in application |
 //! | `master` | the master process: dispatcher, supervisor, admin |
@@ -26,7 +26,8 @@
 //!
 //! `ARCHITECTURE.md` follows a connection through them.
 
-mod sys;
+#[doc(hidden)]
+pub mod sys;
 
 pub mod dispatch;
 
@@ -38,6 +39,7 @@ pub mod scoreboard;
 
 mod conn;
 mod listener;
+mod small_writes;
 
 mod channel;
 

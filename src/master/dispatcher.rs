@@ -273,7 +273,8 @@ impl Dispatcher {
             || self.stopping.is_some()
             || self.lanes.iter().any(Lane::is_outstanding);
         if owed && !self.timer_set {
-            self.timer.set(Expiration::OneShot(SETTLE), TimerSetTimeFlags::empty())?;
+            self.timer
+                .set(Expiration::OneShot(SETTLE), TimerSetTimeFlags::empty())?;
             self.timer_set = true;
         }
         Ok(())
@@ -525,7 +526,9 @@ impl Dispatcher {
 /// Where a core is idle the thread still runs at once.
 fn prefer_batches() {
     if let Err(error) = do_not_interrupt_others() {
-        crate::notice(format_args!("hand-overs will come in smaller batches: {error}"));
+        crate::notice(format_args!(
+            "hand-overs will come in smaller batches: {error}"
+        ));
     }
 }
 

@@ -29,6 +29,8 @@ pub(crate) enum ProxyBody {
 pub(crate) struct UpstreamBody {
     incoming: Incoming,
     source: Source,
+    /// The upstream will close the connection.
+    last: bool,
     client: Rc<Client>,
     /// When the last piece came, monotonic nanoseconds.
     since: u64,
@@ -70,16 +72,25 @@ impl From<Bytes> for ProxyBody {
 }
 
 impl ProxyBody {
-    /// The body of a response that came over `link`.
+    /// The body of a response that came over `link`. `last`: the upstream will close the connection
+    /// after it.
     #[inline]
-    pub(super) fn upstream(incoming: Incoming, link: Box<Link>, client: &Rc<Client>) -> Self {
+    pub(super) fn upstream(
+        incoming: Incoming,
+        link: Box<Link>,
+        client: &Rc<Client>,
+        last: bool,
+    ) -> Self {
         if incoming.is_end_stream() {
-            client.upstream.keep(link);
+            if !last {
+                client.upstream.keep(link);
+            }
             return Self::Ready(None);
         }
         Self::Upstream(UpstreamBody {
             incoming,
             source: Source::Link(link),
+            last,
             client: client.clone(),
             since: client.upstream.worker().now(),
         })
@@ -90,6 +101,7 @@ impl ProxyBody {
         Self::Upstream(UpstreamBody {
             incoming,
             source: Source::Driven(Driven::new(link)),
+            last: true,
             client: client.clone(),
             since: client.upstream.worker().now(),
         })
@@ -141,7 +153,9 @@ impl UpstreamBody {
 
     #[inline]
     fn give_back(&mut self) {
-        if let Source::Link(link) = std::mem::replace(&mut self.source, Source::None) {
+        if let Source::Link(link) = std::mem::replace(&mut self.source, Source::None)
+            && !self.last
+        {
             self.client.upstream.keep(link);
         }
     }

@@ -5,7 +5,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
-    task::Poll,
+    task::{Context, Poll, Waker},
 };
 
 use hyper::{
@@ -96,10 +96,9 @@ async fn exchange(
         };
         // A kept connection may have been closed by the other end just now, unseen. Only a request
         // that may be repeated may be sent again then (RFC 9110, section 9.2.2).
-        let copy = (was_reused
-            && outgoing.progress.is_none()
-            && outgoing.request.method().is_idempotent())
-        .then(|| copy(&outgoing.request));
+        let repeatable =
+            was_reused && outgoing.progress.is_none() && outgoing.request.method().is_idempotent();
+        let memo = repeatable.then(|| Memo::of(client, &outgoing.request));
         let upgrade = outgoing.upgrade.take();
         match attempt(client, link, outgoing.request, outgoing.progress.as_deref()).await {
             Ok((response, link)) => {
@@ -118,8 +117,8 @@ async fn exchange(
                     upgrade,
                 };
             }
-            Err(Failure::NoAnswer(Fault::Broken)) if copy.is_some() => {
-                let request = copy.expect("just looked");
+            Err(Failure::NoAnswer(Fault::Broken)) if memo.is_some() => {
+                let request = memo.expect("just looked").repeat(client);
                 outgoing = Outgoing {
                     request,
                     progress: None,
@@ -200,14 +199,39 @@ fn to_origin_form(uri: &mut Uri) -> Result<Option<HeaderValue>, Fault> {
     Ok(Some(host))
 }
 
-/// A second request like a first one that has no body.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::default());
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    copy
+/// What is needed to send a request without a body a second time. Its fields are noted in a list
+/// that the client's connection keeps: this happens to most requests, and being used to almost none.
+struct Memo {
+    method: Method,
+    target: Uri,
+}
+
+impl Memo {
+    #[inline]
+    fn of(client: &Client, request: &Request<RequestBody>) -> Self {
+        let mut fields = client.fields.borrow_mut();
+        fields.clear();
+        let own = request
+            .headers()
+            .iter()
+            .filter(|(name, _)| !headers::is_introduction(name));
+        fields.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+        Self {
+            method: request.method().clone(),
+            target: request.uri().clone(),
+        }
+    }
+
+    fn repeat(self, client: &Client) -> Request<RequestBody> {
+        let mut request = Request::new(RequestBody::default());
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.target;
+        for (name, value) in client.fields.borrow_mut().drain(..) {
+            request.headers_mut().append(name, value);
+        }
+        headers::introduce(request.headers_mut(), &client.address);
+        request
+    }
 }
 
 enum Failure {
@@ -227,10 +251,13 @@ async fn attempt(
     let upstream = &client.upstream;
     let limit = upstream.timeouts().first_byte.as_nanos() as u64;
     let mut deadline = upstream.worker().now().saturating_add(limit);
-    let mut response = pin!(link.send(request));
+    let mut response = pin!(tokio::task::coop::unconstrained(link.send(request)));
     let answered = poll_fn(|cx| {
         let _ = link.poll(cx);
-        if let Poll::Ready(response) = response.as_mut().poll(cx) {
+        if let Poll::Ready(response) = response
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
             return Poll::Ready(Ok(response));
         }
         let now = upstream.worker().now();
@@ -281,6 +308,7 @@ fn answer(
 ) -> Result<Response<ProxyBody>, Fault> {
     let (mut head, incoming) = response.into_parts();
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
+    let last = head.version != Version::HTTP_11 || headers::closes(&head.headers);
     headers::for_client(&mut head.headers, switched)?;
     head.version = Version::HTTP_11;
     head.extensions.clear();
@@ -299,7 +327,7 @@ fn answer(
         (false, _) if progress.is_some_and(|p| !p.finished.get()) => {
             ProxyBody::early(incoming, link, client)
         }
-        (false, _) => ProxyBody::upstream(incoming, link, client),
+        (false, _) => ProxyBody::upstream(incoming, link, client, last),
     };
     Ok(Response::from_parts(head, body))
 }

@@ -3,39 +3,39 @@
 use hyper::{
     HeaderMap,
     header::{
-        CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderName, HeaderValue,
-        PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
+        UPGRADE,
     },
 };
 
 use super::fault::Fault;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Fields that concern one connection only (RFC 9110, section 7.6.1), besides those that
 /// `Connection` names.
-const HOP_BY_HOP: [HeaderName; 10] = [
-    CONNECTION,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HTTP2_SETTINGS,
-];
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+    )
+}
 
 /// Fields by which a client could pretend to be somebody else.
 fn is_claim_about_client(name: &HeaderName) -> bool {
-    name == FORWARDED || name == X_REAL_IP || name.as_str().starts_with("x-forwarded-")
+    let name = name.as_str();
+    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
 }
 
 /// Removes what concerns one connection only: the fixed list, and what `Connection` names.
@@ -43,12 +43,20 @@ fn is_claim_about_client(name: &HeaderName) -> bool {
 /// # Errors
 /// `Connection` names a field without which the message cannot be understood.
 fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Fault> {
-    // Most messages have at most `Connection`: look before removing one by one.
-    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+    // Most messages have `Connection` at the most: look first, and remove only what is there.
+    let mut doomed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|n| is_hop_by_hop(n))
+        .cloned()
+        .collect();
+    if doomed.is_empty() {
         return Ok(());
     }
-    let mut named = Vec::new();
     for token in tokens(headers, &CONNECTION) {
+        // What is usually named is no field at all.
+        if token.eq_ignore_ascii_case("keep-alive") || token.eq_ignore_ascii_case("close") {
+            continue;
+        }
         let Ok(name) = HeaderName::try_from(token) else {
             continue;
         };
@@ -57,9 +65,9 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Fault> {
                 "Connection names a field that belongs to the message\n",
             ));
         }
-        named.push(name);
+        doomed.push(name);
     }
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in &doomed {
         headers.remove(name);
     }
     Ok(())
@@ -119,16 +127,31 @@ pub(super) fn for_upstream(
     if let Some(host) = host {
         headers.insert(HOST, host);
     }
+    if let Some(protocol) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
+    introduce(headers, client);
+    Ok(())
+}
+
+/// Tells the upstream what we know of the client.
+pub(super) fn introduce(headers: &mut HeaderMap, client: &HeaderValue) {
     headers.insert(X_FORWARDED_FOR, client.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     if let Some(host) = headers.get(HOST).cloned() {
         headers.insert(X_FORWARDED_HOST, host);
     }
-    if let Some(protocol) = upgrade {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, protocol);
-    }
-    Ok(())
+}
+
+/// Is this one of the fields that [`introduce`] sets?
+pub(super) fn is_introduction(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded-")
+}
+
+/// Does the sender of this message mean to close the connection after it?
+pub(super) fn closes(headers: &HeaderMap) -> bool {
+    tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("close"))
 }
 
 /// A response's fields as the client gets them. `tunnel`: the protocol is being switched, and the

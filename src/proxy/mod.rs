@@ -20,7 +20,7 @@ use std::{cell::RefCell, error::Error as StdError, rc::Rc};
 use hyper::{
     Request, Response,
     body::Incoming,
-    header::HeaderValue,
+    header::{HeaderName, HeaderValue},
     service::{Service, service_fn},
 };
 
@@ -66,6 +66,8 @@ struct Client {
     peer: Peer,
     /// The value of `X-Forwarded-For`.
     address: HeaderValue,
+    /// The fields of the present request, see [`forward`].
+    fields: RefCell<Vec<(HeaderName, HeaderValue)>>,
     /// For whatever the present request waits for.
     alarm: RefCell<Alarm>,
 }
@@ -88,6 +90,7 @@ impl Application for Proxy {
             upstream: self.upstream.clone(),
             peer: peer.clone(),
             address,
+            fields: RefCell::default(),
             alarm: RefCell::default(),
         });
         service_fn(move |request| forward::forward(client.clone(), request))

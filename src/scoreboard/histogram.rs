@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::count::add;
-use crate::shared_struct;
+use crate::sys::shm::shared_struct;
 
 /// Durations are counted in units of 125 ns, so that bucket edges fall on 1.024 ms and the like.
 const UNIT_NS: u64 = 125;

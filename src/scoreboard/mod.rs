@@ -17,7 +17,10 @@ use std::{
 };
 
 use self::{count::add, histogram::Histogram};
-use crate::{dispatch::mode::Arm, shared_struct, sys::shm::Mapping};
+use crate::{
+    dispatch::mode::Arm,
+    sys::shm::{Mapping, shared_struct},
+};
 
 /// The most workers that one master runs, the master's own seat not counted.
 pub const MAX_WORKERS: usize = 128;

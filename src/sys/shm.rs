@@ -22,7 +22,7 @@ use nix::{
 /// # Safety
 /// Any bit pattern must be a valid value (zero included), and every byte that a safe caller can
 /// reach must be an atomic, since other processes write to it at any time. Implement it through
-/// [`shared_struct!`](crate::shared_struct), which checks both field by field.
+/// `shared_struct!`, which checks both field by field.
 pub unsafe trait Shared: Sync + 'static {}
 
 // SAFETY: an atomic integer has no invalid bit pattern, and it is an atomic.
@@ -33,8 +33,6 @@ unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
 /// Declares a `#[repr(C)]` structure whose fields are all [`Shared`](crate::sys::shm::Shared), each
 /// starting on a cache line of its own where `align(128)` is asked for (two lines: the adjacent-line
 /// prefetcher fetches pairs).
-#[macro_export]
-#[doc(hidden)]
 macro_rules! shared_struct {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$fmeta:meta])* $fvis:vis $field:ident : $type:ty),* $(,)? }) => {
         $(#[$meta])*
@@ -46,6 +44,8 @@ macro_rules! shared_struct {
         unsafe impl $crate::sys::shm::Shared for $name where $($type: $crate::sys::shm::Shared),* {}
     };
 }
+
+pub(crate) use shared_struct;
 
 /// A `T` in shared memory. Fresh memory is zero; pages that nobody touches cost nothing.
 pub struct Mapping<T: Shared> {

@@ -87,7 +87,9 @@ pub fn waiting(listener: BorrowedFd<'_>) -> io::Result<u32> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
-    let (_, count) = info.split_last_chunk().expect("the array is longer than the count");
+    let (_, count) = info
+        .split_last_chunk()
+        .expect("the array is longer than the count");
     Ok(u32::from_ne_bytes(*count))
 }
 

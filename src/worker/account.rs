@@ -30,6 +30,7 @@ use crate::{
         ABORTED, RowRef, Traffic, class,
         count::{add, subtract},
     },
+    small_writes::poll_write_pieces,
     sys::clock::monotonic_ns,
 };
 
@@ -212,7 +213,7 @@ impl AsyncWrite for Counted {
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let this = self.get_mut();
-        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        let result = poll_write_pieces(Pin::new(&mut this.stream), cx, bufs);
         this.sent(result)
     }
 

@@ -90,6 +90,13 @@ where
     Fut: Future<Output = A>,
     A: Application,
 {
+    // Run through /proc/self/exe, it would be shown as "exe" by ps and top.
+    let name = std::env::args_os().next().unwrap_or_default();
+    if let Some(name) = std::path::Path::new(&name).file_name()
+        && let Ok(name) = std::ffi::CString::new(name.as_encoded_bytes())
+    {
+        let _ = nix::sys::prctl::set_name(&name);
+    }
     run(line, factory).map_err(|error| {
         let unfit = error.kind() == io::ErrorKind::InvalidData;
         let error = Error::runtime("worker", error);

@@ -40,10 +40,10 @@ impl<A> Clone for Host<A> {
 
 impl<A: Application> Host<A> {
     pub(super) fn new(worker: &Worker, application: A, rest: Rest) -> Self {
-        let mut http = http1::Builder::new();
         // `half_close` stays off: a client that closes has gone, and its request is cancelled. The
-        // timeouts are the alarm's business in `converse`.
-        http.pipeline_flush(true);
+        // timeouts are the alarm's business in `converse`. `pipeline_flush` stays off too: it would
+        // copy every body into one buffer with its head.
+        let http = http1::Builder::new();
         Self(Rc::new(Inner {
             worker: worker.clone(),
             ledger: Ledger::new(worker.row().clone()),

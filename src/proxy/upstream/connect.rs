@@ -11,7 +11,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::config::Address;
+use crate::{config::Address, small_writes::poll_write_pieces};
 
 /// A connected socket to an endpoint.
 #[derive(Debug)]
@@ -73,8 +73,8 @@ impl AsyncWrite for Socket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tcp(stream) => poll_write_pieces(Pin::new(stream), cx, bufs),
+            Self::Unix(stream) => poll_write_pieces(Pin::new(stream), cx, bufs),
         }
     }
 

@@ -127,12 +127,10 @@ impl Upstream {
         self.pools[endpoint].shunned_until.set(until);
     }
 
-    /// Takes a connection back whose response has ended, if it can serve again.
+    /// Takes a connection back whose response has ended. Whether it can serve again is looked at
+    /// when it is used again, or swept: by then more has come, and once is enough.
     #[inline]
     pub(super) fn keep(self: &Rc<Self>, mut link: Box<Link>) {
-        if !link.is_usable() {
-            return;
-        }
         link.idle_since = self.worker.now();
         let mut idle = self.pools[link.endpoint].idle.borrow_mut();
         if idle.len() < self.config.idle_connections {

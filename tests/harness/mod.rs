@@ -1,0 +1,440 @@
+//! What every integration test stands on: the real binary on free ports, real sockets, real
+//! upstreams. Waiting is always for a condition, with a deadline.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long anything may take before a test gives up. Generous: it is only ever waited for in full
+/// when something is broken.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` gives a value.
+///
+/// # Panics
+/// After [`DEADLINE`], with `what`.
+#[track_caller]
+pub fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "waited {DEADLINE:?} in vain until {what}"
+        );
+        // The one place that pauses between two looks; nothing depends on how long.
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// A running `pointsman serve`. Dropping it stops it and checks that it left nothing behind.
+pub struct Pointsman {
+    child: Child,
+    /// Addresses that it listens on.
+    pub listen: Vec<SocketAddr>,
+    /// The admin interface.
+    pub admin: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Pointsman {
+    /// Starts `pointsman serve` on a free port of 127.0.0.1, with an admin interface on another, and
+    /// `arguments`; returns once all workers are ready.
+    #[track_caller]
+    pub fn start(upstreams: &[&str], arguments: &[&str]) -> Self {
+        Self::start_on(&["127.0.0.1:0"], upstreams, arguments)
+    }
+
+    /// The same, listening on `listen`.
+    #[track_caller]
+    pub fn start_on(listen: &[&str], upstreams: &[&str], arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pointsman"));
+        command.arg("serve").args(["--admin", "127.0.0.1:0"]);
+        listen
+            .iter()
+            .for_each(|l| _ = command.args(["--listen", l]));
+        upstreams
+            .iter()
+            .for_each(|u| _ = command.args(["--upstream", u]));
+        command
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .stdin(Stdio::null());
+        let mut child = command.spawn().expect("the binary under test");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (found, announced) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        thread::spawn({
+            let log = log.clone();
+            move || {
+                for line in stderr.lines().map_while(Result::ok) {
+                    if line.contains("listening on http://") {
+                        let _ = found.send(line.clone());
+                    }
+                    let mut log = log.lock().expect("no writer panics");
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            }
+        });
+        let Ok(line) = announced.recv_timeout(DEADLINE) else {
+            let _ = child.kill();
+            panic!(
+                "it never became ready:\n{}",
+                log.lock().expect("no writer panics")
+            );
+        };
+        let addresses = |text: &str| -> Vec<SocketAddr> {
+            text.split(['\u{20}', ','])
+                .filter_map(|word| word.strip_prefix("http://"))
+                .map(|word| word.parse().expect("an address"))
+                .collect()
+        };
+        let (before, after) = line.split_once("admin").expect("an admin interface");
+        let listen = addresses(
+            before
+                .split_once("upstream")
+                .map_or(before, |(listen, _)| listen),
+        );
+        let admin = addresses(after)[0];
+        Self {
+            child,
+            listen,
+            admin,
+            log,
+        }
+    }
+
+    /// The address that clients use.
+    pub fn address(&self) -> SocketAddr {
+        self.listen[0]
+    }
+
+    /// The master's process id.
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    /// What it has written to standard error so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no writer panics").clone()
+    }
+
+    /// A page of the admin interface.
+    #[track_caller]
+    pub fn admin(&self, path: &str) -> Answer {
+        get(self.admin, path)
+    }
+
+    /// `/workers`.
+    #[track_caller]
+    pub fn workers(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.admin("/workers").body).expect("JSON")
+    }
+
+    /// One number of each worker, from `/workers`.
+    #[track_caller]
+    pub fn each_worker(&self, field: &str) -> Vec<u64> {
+        let report = self.workers();
+        let workers = report["workers"].as_array().expect("a list");
+        workers
+            .iter()
+            .map(|w| w[field].as_u64().unwrap_or(0))
+            .collect()
+    }
+
+    /// Process ids of the workers, by seat.
+    #[track_caller]
+    pub fn worker_pids(&self) -> Vec<i32> {
+        self.each_worker("pid")
+            .into_iter()
+            .map(|pid| pid as i32)
+            .collect()
+    }
+
+    /// `/metrics`, by name with labels as it stands there.
+    #[track_caller]
+    pub fn metrics(&self) -> BTreeMap<String, f64> {
+        let page = String::from_utf8(self.admin("/metrics").body).expect("UTF-8");
+        page.lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(|line| line.rsplit_once(' '))
+            .map(|(name, value)| (name.to_owned(), value.parse().expect("a number")))
+            .collect()
+    }
+
+    /// The sum of a metric over those of its series whose labels contain all of `labels`.
+    #[track_caller]
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        self.metrics()
+            .iter()
+            .filter(|(series, _)| {
+                let bare = series.split('{').next().unwrap_or(series);
+                bare == name && labels.iter().all(|label| series.contains(label))
+            })
+            .map(|(_, value)| value)
+            .sum()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        kill(self.pid(), signal);
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        until("pointsman ends", || {
+            self.child.try_wait().expect("our child")
+        })
+    }
+}
+
+impl Drop for Pointsman {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            // Twice: a test that failed may have left connections open.
+            self.signal(nix::sys::signal::Signal::SIGTERM);
+            self.signal(nix::sys::signal::Signal::SIGTERM);
+            let _ = self.child.wait();
+        }
+        if thread::panicking() {
+            eprintln!("--- pointsman's log:\n{}---", self.log());
+        }
+    }
+}
+
+/// Sends a signal to a process.
+#[track_caller]
+pub fn kill(pid: i32, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("the process exists");
+}
+
+/// A demo upstream on a thread of this test.
+pub struct Demo {
+    /// Where it listens.
+    pub address: SocketAddr,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Demo {
+    /// Starts one.
+    pub fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.set_nonblocking(true).expect("a socket");
+        let address = listener.local_addr().expect("bound");
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            runtime.block_on(async {
+                let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                let stopped = async { _ = stopped.await };
+                pointsman::demo::serve(listener, name, stopped)
+                    .await
+                    .expect("a demo upstream");
+            });
+        });
+        Self {
+            address,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    /// The URL for `--upstream`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// An HTTP response as it came.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The head, lower-cased, lines ended by `\r\n`, status line included.
+    pub head: String,
+    /// The body, de-chunked.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The value of a field, if there is one.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let name = format!("{}:", name.to_lowercase());
+        self.head
+            .lines()
+            .find_map(|line| line.strip_prefix(name.as_str()))
+            .map(str::trim)
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// A client's connection.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    /// Connects.
+    #[track_caller]
+    pub fn connect(address: SocketAddr) -> Self {
+        Self::try_connect(address).expect("a listening proxy")
+    }
+
+    /// Connects, or says why not.
+    pub fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
+        stream.set_write_timeout(Some(DEADLINE))?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream: BufReader::new(stream),
+        })
+    }
+
+    /// Connects from one of the addresses of 127.0.0.0/8.
+    #[track_caller]
+    pub fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
+        use socket2::{Domain, Socket, Type};
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket
+            .bind(&SocketAddr::new(source, 0).into())
+            .expect("a loopback address");
+        socket.connect(&address.into()).expect("a listening proxy");
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
+        Self {
+            stream: BufReader::new(stream),
+        }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &TcpStream {
+        self.stream.get_ref()
+    }
+
+    /// Sends bytes.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.stream.get_mut().write_all(bytes.as_ref())
+    }
+
+    /// Sends `GET path` and reads the response.
+    pub fn get(&mut self, path: &str) -> std::io::Result<Answer> {
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n"))?;
+        self.read_answer(false)
+    }
+
+    /// Reads the next response. `headless`: one without a body whatever its head says (HEAD).
+    pub fn read_answer(&mut self, headless: bool) -> std::io::Result<Answer> {
+        let head = self.read_head()?;
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.parse().ok())
+            .ok_or_else(broken)?;
+        let mut answer = Answer {
+            status,
+            head,
+            body: Vec::new(),
+        };
+        if headless || matches!(status, 100..=199 | 204 | 304) {
+            return Ok(answer);
+        }
+        if answer.field("transfer-encoding") == Some("chunked") {
+            loop {
+                let mut line = String::new();
+                self.stream.read_line(&mut line)?;
+                let size = usize::from_str_radix(line.trim(), 16).map_err(|_| broken())?;
+                let mut chunk = vec![0; size + 2];
+                self.stream.read_exact(&mut chunk)?;
+                if size == 0 {
+                    return Ok(answer);
+                }
+                answer.body.extend_from_slice(&chunk[..size]);
+            }
+        }
+        match answer.field("content-length").and_then(|n| n.parse().ok()) {
+            Some(length) => {
+                answer.body = vec![0; length];
+                self.stream.read_exact(&mut answer.body)?;
+            }
+            None => _ = self.stream.read_to_end(&mut answer.body)?,
+        }
+        Ok(answer)
+    }
+
+    /// Reads a response's head.
+    pub fn read_head(&mut self) -> std::io::Result<String> {
+        let mut head = String::new();
+        loop {
+            let mut line = String::new();
+            if self.stream.read_line(&mut line)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+            if line == "\r\n" {
+                return Ok(head.to_lowercase());
+            }
+            head.push_str(&line);
+        }
+    }
+
+    /// Reads exactly `n` bytes.
+    pub fn read_exact(&mut self, n: usize) -> std::io::Result<Vec<u8>> {
+        let mut bytes = vec![0; n];
+        self.stream.read_exact(&mut bytes).map(|()| bytes)
+    }
+
+    /// Reads until the other end closes.
+    pub fn read_to_end(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.stream.read_to_end(&mut bytes).map(|_| bytes)
+    }
+}
+
+fn broken() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, "not an HTTP response")
+}
+
+/// One request on a connection of its own.
+#[track_caller]
+pub fn get(address: SocketAddr, path: &str) -> Answer {
+    let mut client = Client::connect(address);
+    client
+        .send(format!(
+            "GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"
+        ))
+        .expect("an open connection");
+    client.read_answer(false).expect("an answer")
+}
+
+/// Open descriptors of a process.
+pub fn descriptors(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}

@@ -1,0 +1,1 @@
+//! Large, slow and broken bodies; time-outs.

@@ -1,0 +1,1 @@
+//! Every mode and policy: who gets which connection.

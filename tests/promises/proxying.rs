@@ -1,0 +1,1 @@
+//! What the upstream and the client get to see.
