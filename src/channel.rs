@@ -205,6 +205,8 @@ pub struct Doors {
 pub enum ToMaster {
     /// It takes connections from now on.
     Ready,
+    /// It was told to end by somebody else, and asks to be drained.
+    Leaving,
 }
 
 /// One end of a control line.

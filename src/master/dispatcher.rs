@@ -9,6 +9,7 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{BorrowedFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
@@ -155,9 +156,15 @@ pub(super) fn start(
         .name("dispatcher".into())
         .spawn(move || {
             prefer_batches();
-            if let Err(error) = dispatcher.run() {
-                crate::notice(format_args!("the dispatcher cannot go on: {error}"));
-            }
+            let ended = catch_unwind(AssertUnwindSafe(|| dispatcher.run()));
+            let why = match ended {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it panicked".into(),
+            };
+            // A master that accepts nothing must not look alive: whoever supervises it shall see.
+            crate::notice(format_args!("the dispatcher cannot go on: {why}"));
+            std::process::exit(1);
         })?;
     Ok(DispatcherHandle { commands, bell })
 }

@@ -43,10 +43,15 @@ use crate::{
 /// How long a worker may take to become ready before it is killed and tried again.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How long the dispatcher may take to see everything claimed when stopping.
+const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
+
 /// What happens to seats.
 enum Event {
     /// The worker in this row takes connections.
     Ready { row: usize },
+    /// It was told to end by somebody else.
+    Leaving { row: usize },
     /// Its process has ended and been reaped.
     Ended {
         row: usize,
@@ -237,7 +242,9 @@ impl Supervisor {
         let failed = |error| Error::runtime(format!("cannot start worker {}", seat.number), error);
         let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
         let mut arguments = std::env::args_os();
-        let name = arguments.next().unwrap_or_default();
+        // Shown by ps, so that an operator can tell the workers from the master.
+        let mut name = arguments.next().unwrap_or_default();
+        name.push(format!(" [worker {}]", seat.number));
         let mut command = Command::new("/proc/self/exe");
         command.arg0(name).args(arguments);
         let spawned = Child::spawn(command, line)
@@ -326,6 +333,7 @@ impl Supervisor {
                 }
                 self.steer();
             }
+            Event::Leaving { row } => self.drain(row).await,
             Event::Ended { row, exit, cpu } => self.bury(row, exit, cpu, starting).await?,
             Event::Respawn { seat } => {
                 if let Err(error) = self.spawn(seat).await {
@@ -335,6 +343,31 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// Drains one worker: it leaves the set, what it has not claimed goes to others, and only then
+    /// is it told. If it takes too long it is killed. Its end fills the seat again.
+    async fn drain(&mut self, row: usize) {
+        let Some(process) = self.processes.get(&row) else {
+            return;
+        };
+        if process.row.state() == State::Draining {
+            return;
+        }
+        process.row.set_state(State::Draining);
+        self.steer();
+        self.dispatcher.leave(row).await;
+        let Some(process) = self.processes.get_mut(&row) else {
+            return;
+        };
+        // A worker that is gone needs no telling.
+        let _ = process.control.send(&ToWorker::Drain, &[]).await;
+        if let Some(child) = process.child.clone() {
+            process.watch.push(spawn_local(insist_on_end(
+                child,
+                self.plan.config.drain_timeout,
+            )));
+        }
     }
 
     /// A worker is dead. First nothing new goes its way, then what it had not claimed goes to
@@ -438,7 +471,8 @@ impl Supervisor {
             process.row.set_state(State::Draining);
         }
         self.steer();
-        let _ = timeout(limit, self.dispatcher.stop()).await;
+        // A worker that does not claim must not keep the others from hearing that it is over.
+        let _ = timeout(limit.min(HANDOVER_DEADLINE), self.dispatcher.stop()).await;
         self.groups = Arc::from([]);
         for process in self.processes.values() {
             // A worker that is gone needs no telling.
@@ -485,6 +519,7 @@ async fn listen(control: Rc<Control>, row: usize, events: mpsc::UnboundedSender<
     while let Ok(Some((message, _))) = control.receive::<ToMaster>().await {
         match message {
             ToMaster::Ready => _ = events.send(Event::Ready { row }),
+            ToMaster::Leaving => _ = events.send(Event::Leaving { row }),
         }
     }
 }
@@ -523,6 +558,16 @@ async fn insist_on_ready(child: Rc<AsyncFd<Child>>, row: RowRef) {
         ));
         let _ = child.get_ref().signal(Signal::SIGKILL);
     }
+}
+
+/// Kills a worker that does not finish draining in time.
+async fn insist_on_end(child: Rc<AsyncFd<Child>>, limit: Duration) {
+    sleep(limit).await;
+    notice(format_args!(
+        "pid {} did not drain in {limit:?}",
+        child.get_ref().pid()
+    ));
+    let _ = child.get_ref().signal(Signal::SIGKILL);
 }
 
 fn reason(exit: Exit) -> &'static str {

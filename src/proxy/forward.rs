@@ -311,7 +311,6 @@ fn answer(
     let last = head.version != Version::HTTP_11 || headers::closes(&head.headers);
     headers::for_client(&mut head.headers, switched)?;
     head.version = Version::HTTP_11;
-    head.extensions.clear();
     let body = match (switched, upgrade) {
         (true, Some(upgrade)) => {
             let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());

@@ -78,7 +78,6 @@ impl Application for Proxy {
     fn service(
         &self,
         peer: &Peer,
-        _: &Worker,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<ProxyBody>,

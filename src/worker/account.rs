@@ -138,6 +138,16 @@ impl Account {
     }
 
     #[inline]
+    fn sent(&self, bytes: usize) {
+        add(&self.traffic().sent, bytes as u64);
+        if self.in_flight.load(Relaxed) == 0 {
+            // The end of a response on its way to a slow reader: that is not idle.
+            self.since
+                .store(self.ledger.row.work.loop_entered.load(Relaxed), Relaxed);
+        }
+    }
+
+    #[inline]
     fn received(&self, bytes: usize) {
         add(&self.traffic().received, bytes as u64);
         if self.in_flight.load(Relaxed) == 0 && self.head_begun.load(Relaxed) == 0 {
@@ -188,7 +198,7 @@ impl Counted {
     #[inline]
     fn sent(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &result {
-            add(&self.account.traffic().sent, *bytes as u64);
+            self.account.sent(*bytes);
         }
         result
     }

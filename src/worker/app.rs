@@ -9,7 +9,6 @@ use hyper::{
 };
 use hyper_util::service::TowerToHyperService;
 
-use super::Worker;
 use crate::{conn::Conn, dispatch::mode::Arm};
 
 /// Who is at the other end of a connection, and how it came.
@@ -59,7 +58,6 @@ pub trait Application: 'static {
     fn service(
         &self,
         peer: &Peer,
-        worker: &Worker,
     ) -> impl Service<
         Request<Incoming>,
         Response = Response<Self::ResponseBody>,
@@ -79,7 +77,7 @@ where
         refining_impl_trait_reachable,
         reason = "the concrete type promises nothing more"
     )]
-    fn service(&self, _: &Peer, _: &Worker) -> TowerToHyperService<S> {
+    fn service(&self, _: &Peer) -> TowerToHyperService<S> {
         TowerToHyperService::new(self.clone())
     }
 }

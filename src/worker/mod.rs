@@ -90,13 +90,7 @@ where
     Fut: Future<Output = A>,
     A: Application,
 {
-    // Run through /proc/self/exe, it would be shown as "exe" by ps and top.
-    let name = std::env::args_os().next().unwrap_or_default();
-    if let Some(name) = std::path::Path::new(&name).file_name()
-        && let Ok(name) = std::ffi::CString::new(name.as_encoded_bytes())
-    {
-        let _ = nix::sys::prctl::set_name(&name);
-    }
+    call_by_program_name();
     run(line, factory).map_err(|error| {
         let unfit = error.kind() == io::ErrorKind::InvalidData;
         let error = Error::runtime("worker", error);
@@ -106,6 +100,18 @@ where
         }
         error
     })
+}
+
+/// Run through /proc/self/exe, a worker would be shown as "exe" by top and perf.
+fn call_by_program_name() {
+    let name = std::env::args().next().unwrap_or_default();
+    let program = name
+        .split(" [")
+        .next()
+        .and_then(|path| path.rsplit('/').next());
+    if let Some(Ok(name)) = program.map(std::ffi::CString::new) {
+        let _ = nix::sys::prctl::set_name(&name);
+    }
 }
 
 /// Runs the worker until it has drained. `factory` makes the application.
@@ -170,19 +176,25 @@ where
     })
 }
 
-/// Waits until the worker must drain: told to by the master or a signal, or because the master is
-/// gone, in which case the limit that the worker sets itself is returned.
+/// Waits until the worker must drain: told to by the master, or because the master is gone, in which
+/// case the limit that the worker sets itself is returned. A signal is passed on to the master, which
+/// sees to it that nothing new comes this way before it says to drain.
 async fn told_to_drain(control: &Control) -> Option<Duration> {
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(signal) => signal,
-        Err(_) => return Some(ORPHAN_DEADLINE),
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return Some(ORPHAN_DEADLINE);
     };
-    tokio::select! {
-        message = control.receive::<ToWorker>() => match message {
-            Ok(Some(_)) => None,
-            Ok(None) | Err(_) => Some(ORPHAN_DEADLINE),
-        },
-        _ = terminate.recv() => Some(ORPHAN_DEADLINE),
+    loop {
+        tokio::select! {
+            message = control.receive::<ToWorker>() => return match message {
+                Ok(Some(_)) => None,
+                Ok(None) | Err(_) => Some(ORPHAN_DEADLINE),
+            },
+            _ = terminate.recv() => {
+                if control.send(&ToMaster::Leaving, &[]).await.is_err() {
+                    return Some(ORPHAN_DEADLINE);
+                }
+            }
+        }
     }
 }
 

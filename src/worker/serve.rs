@@ -77,7 +77,7 @@ impl<A: Application> Host<A> {
         let peer = Peer::new(&conn);
         let Ok(stream) = stream(conn) else { return };
         let service = Counting {
-            inner: inner.application.service(&peer, &inner.worker),
+            inner: inner.application.service(&peer),
             account: account.clone(),
         };
         tokio::task::spawn_local(self.clone().converse(stream, account, service));

@@ -16,6 +16,7 @@ pub(super) use self::{
     connect::Socket,
     link::{Driven, Link},
 };
+use super::fault::Fault;
 use crate::{
     config::{Endpoint, ProxyConfig, UpstreamTimeouts},
     scoreboard::{self, class, count::add},
@@ -115,8 +116,11 @@ impl Upstream {
         match connected {
             Ok(socket) => Link::new(socket, endpoint, self.worker.row().clone()).await,
             Err(error) => {
-                self.failed(endpoint);
-                self.shun(endpoint);
+                // If we are out of descriptors, the endpoint is not to blame.
+                if Fault::of_connecting(&error).is_upstreams() {
+                    self.failed(endpoint);
+                    self.shun(endpoint);
+                }
                 Err(error)
             }
         }

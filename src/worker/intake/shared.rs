@@ -115,7 +115,9 @@ impl SharedDoor {
             .name("accept".into())
             .spawn(move || {
                 if let Err(error) = waiter.run() {
-                    crate::notice(format_args!("accept thread ended: {error}"));
+                    // A worker that accepts nothing must not look alive: the master replaces it.
+                    crate::notice(format_args!("a worker can accept no more: {error}"));
+                    std::process::exit(1);
                 }
             })?;
         let welcoming = tokio::task::spawn_local(async move {
