@@ -18,8 +18,9 @@
 //! | `conn`, `listener`, `small_writes`, `channel` | sockets, and the lines between master and worker |
 //! | `worker` | a worker process: intake, serve, drain |
 //! | `proxy` | the built-in application |
-//! | `master` | the master process: dispatcher, supervisor, admin |
+//! | `status` | what the master knows beyond the scoreboard |
 //! | `metrics` | every metric's name and how it is read |
+//! | `master` | the master process: dispatcher, supervisor, admin |
 //! | `cluster` | the public door |
 //! | `demo` | the demo upstream, a process of its own |
 //! | `cli` | the command line |
@@ -47,8 +48,11 @@ mod worker;
 
 mod proxy;
 
-mod master;
+mod status;
+
 mod metrics;
+
+mod master;
 
 mod cluster;
 

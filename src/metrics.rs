@@ -14,8 +14,8 @@ use prometheus::{
 
 use crate::{
     dispatch::mode::Arm,
-    master::{Seat, SeatStatus, Status},
     scoreboard::{CLASSES, HANDOFF_ERRORS, Row, State, histogram::Snapshot},
+    status::{Seat, SeatStatus, Status},
 };
 
 /// A metric's name and help text.

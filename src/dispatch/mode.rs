@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::Policy;
+use super::{name::UnknownName, policy::Policy};
 
 /// How a connection reaches its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -45,42 +45,6 @@ impl fmt::Display for Mode {
         f.write_str(self.name())
     }
 }
-
-/// The text names no member of a fixed list; the message gives the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownName {
-    what: &'static str,
-    given: String,
-    known: Vec<&'static str>,
-}
-
-impl UnknownName {
-    pub(crate) fn new(
-        what: &'static str,
-        given: &str,
-        known: impl IntoIterator<Item = &'static str>,
-    ) -> Self {
-        Self {
-            what,
-            given: given.to_owned(),
-            known: known.into_iter().collect(),
-        }
-    }
-}
-
-impl fmt::Display for UnknownName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "unknown {} '{}' (known: {})",
-            self.what,
-            self.given,
-            self.known.join(", ")
-        )
-    }
-}
-
-impl std::error::Error for UnknownName {}
 
 impl FromStr for Mode {
     type Err = UnknownName;

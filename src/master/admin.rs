@@ -17,11 +17,11 @@ use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
 use serde::Serialize;
 use tokio::{net::TcpListener, task::spawn_local, time::sleep};
 
-use super::{Seat, status::Status};
 use crate::{
     error::{Error, Result},
     metrics::ScoreboardCollector,
     scoreboard::{Row, State},
+    status::{Seat, Status},
 };
 
 /// Connections answered at once; more wait in the backlog.

@@ -26,10 +26,7 @@ use nix::{
 };
 use tokio::sync::oneshot;
 
-use super::{
-    Seat,
-    lane::{Held, Lane},
-};
+use super::lane::{Held, Lane};
 use crate::{
     channel::Outlet,
     conn::Conn,
@@ -40,6 +37,7 @@ use crate::{
     },
     listener::ListenerGroup,
     scoreboard::{HandoffError, RowRef, Scoreboard, count::add},
+    status::Seat,
     sys::{
         clock::monotonic_ns,
         schedule::do_not_interrupt_others,

@@ -8,12 +8,12 @@ use std::{
     sync::atomic::Ordering::{Acquire, Release},
 };
 
-use super::Seat;
 use crate::{
     channel::Outlet,
     conn::Conn,
     dispatch::wire::MAX_BATCH,
     scoreboard::{HandoffError, RowRef, claim, count::add},
+    status::Seat,
 };
 
 /// A connection that is the master's until a worker has claimed it.

@@ -7,53 +7,21 @@ mod admin;
 mod backoff;
 mod dispatcher;
 mod lane;
-mod status;
+mod process;
 mod supervisor;
 
 use std::{future::Future, os::fd::OwnedFd, sync::Arc};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-pub(crate) use self::status::{SeatStatus, Status};
 use self::{dispatcher::Rules, supervisor::Supervisor};
 use crate::{
     config::ClusterConfig,
     error::{Error, Result},
     listener::ListenerGroup,
-    scoreboard::{SEATS, Scoreboard},
+    scoreboard::Scoreboard,
+    status::Status,
 };
-
-/// A place for a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seat {
-    /// Its number on the scoreboard and in labels.
-    pub(crate) number: u16,
-    /// Which of a listener group's own listeners is its.
-    pub(crate) place: usize,
-}
-
-impl Seat {
-    /// The master's own seat, when it serves too, behind those of `workers` workers.
-    fn of_master(workers: u16) -> Self {
-        Self {
-            number: SEATS as u16 - 1,
-            place: usize::from(workers),
-        }
-    }
-
-    fn is_masters(self) -> bool {
-        usize::from(self.number) == SEATS - 1
-    }
-
-    /// Its name in labels and messages.
-    pub(crate) fn label(number: u16) -> String {
-        if usize::from(number) == SEATS - 1 {
-            "master".into()
-        } else {
-            number.to_string()
-        }
-    }
-}
 
 /// What the master runs with, all of it checked.
 pub(crate) struct Plan {
@@ -108,7 +76,18 @@ pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
     let dispatcher = dispatcher::start(groups.clone(), board.clone(), rules)
         .map_err(|error| Error::runtime("cannot start the dispatcher", error))?;
     runtime.block_on(async {
-        let status = Status::new(&plan, &groups, board.clone(), workers);
+        let addresses = groups
+            .iter()
+            .map(|group| group.address().to_string())
+            .collect();
+        let endpoints = plan.endpoints.iter().cloned().collect();
+        let status = Status::new(
+            board.clone(),
+            workers,
+            plan.config.arm,
+            addresses,
+            endpoints,
+        );
         let admin = match plan.config.admin {
             Some(address) => Some(admin::start(address, status.clone()).await?),
             None => None,

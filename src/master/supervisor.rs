@@ -12,75 +12,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
 use tokio::{
-    io::unix::AsyncFd,
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    task::{JoinHandle, spawn_local},
+    task::spawn_local,
     time::{sleep, timeout},
 };
 
 use super::{
-    Plan, Ready, Seat, ServeHere, backoff::Backoff, dispatcher::DispatcherHandle, status::Status,
+    Plan, Ready, ServeHere,
+    backoff::Backoff,
+    dispatcher::DispatcherHandle,
+    process::{Event, Process, core_for, reason},
 };
 use crate::{
-    channel::{Control, Doors, Inheritance, Outlet, ToMaster, ToWorker, handover_line},
+    channel::{Control, Doors, Inheritance, ToWorker, handover_line},
     dispatch::mode::Mode,
     error::{Error, Result},
     listener::ListenerGroup,
     notice,
-    scoreboard::{RowRef, Scoreboard, State},
+    scoreboard::{Scoreboard, State},
+    status::{Seat, Status},
     sys::{
         child::{Child, Exit},
-        clock::{cpu_time, monotonic_ns},
+        clock::monotonic_ns,
         fdpass,
         readiness::watch_child,
     },
     worker::EXIT_UNFIT,
 };
 
-/// How long a worker may take to become ready before it is killed and tried again.
-const READY_DEADLINE: Duration = Duration::from_secs(30);
-
 /// How long the dispatcher may take to see everything claimed when stopping.
 const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
-
-/// What happens to seats.
-enum Event {
-    /// The worker in this row takes connections.
-    Ready { row: usize },
-    /// It was told to end by somebody else.
-    Leaving { row: usize },
-    /// Its process has ended and been reaped.
-    Ended {
-        row: usize,
-        exit: Exit,
-        cpu: Duration,
-    },
-    /// Its seat may be filled again.
-    Respawn { seat: Seat },
-}
-
-/// A worker process.
-struct Process {
-    seat: Seat,
-    row: RowRef,
-    born: Instant,
-    control: Rc<Control>,
-    /// Handed to the dispatcher when the worker is ready.
-    outlet: Option<Outlet>,
-    /// `None` for the worker that is a thread of the master.
-    child: Option<Rc<AsyncFd<Child>>>,
-    /// Waits for its readiness and its end.
-    watch: Vec<JoinHandle<()>>,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.watch.iter().for_each(JoinHandle::abort);
-    }
-}
 
 pub(super) struct Supervisor {
     plan: Plan,
@@ -259,15 +222,7 @@ impl Supervisor {
         };
         let pid = child.get_ref().pid();
         self.install(&mut process, pid);
-        process.child = Some(child.clone());
-        process.watch.push(spawn_local(reap(
-            child.clone(),
-            process.row.index(),
-            self.events.clone(),
-        )));
-        process
-            .watch
-            .push(spawn_local(insist_on_ready(child, process.row.clone())));
+        process.adopt(child, &self.events);
         self.processes.insert(process.row.index(), process);
         Ok(())
     }
@@ -309,14 +264,7 @@ impl Supervisor {
         let seat = status.seats.entry(process.seat.number).or_default();
         seat.pid = Some(pid);
         seat.generation = self.generations[&process.seat.number];
-        let (control, row, events) = (
-            process.control.clone(),
-            process.row.index(),
-            self.events.clone(),
-        );
-        process
-            .watch
-            .push(spawn_local(listen(control, row, events)));
+        process.listen(&self.events);
     }
 
     /// `starting`: an unfit worker ends the start; later it only costs its seat.
@@ -362,12 +310,7 @@ impl Supervisor {
         };
         // A worker that is gone needs no telling.
         let _ = process.control.send(&ToWorker::Drain, &[]).await;
-        if let Some(child) = process.child.clone() {
-            process.watch.push(spawn_local(insist_on_end(
-                child,
-                self.plan.config.drain_timeout,
-            )));
-        }
+        process.must_end_within(self.plan.config.drain_timeout);
     }
 
     /// A worker is dead. First nothing new goes its way, then what it had not claimed goes to
@@ -501,89 +444,6 @@ impl Supervisor {
     }
 
     fn kill_all(&self) {
-        for process in self.processes.values() {
-            if let Some(child) = &process.child
-                && let Err(error) = child.get_ref().signal(Signal::SIGKILL)
-            {
-                notice(format_args!(
-                    "cannot kill worker {}: {error}",
-                    process.seat.number
-                ));
-            }
-        }
+        self.processes.values().for_each(Process::kill);
     }
-}
-
-/// Passes on what the worker says.
-async fn listen(control: Rc<Control>, row: usize, events: mpsc::UnboundedSender<Event>) {
-    while let Ok(Some((message, _))) = control.receive::<ToMaster>().await {
-        match message {
-            ToMaster::Ready => _ = events.send(Event::Ready { row }),
-            ToMaster::Leaving => _ = events.send(Event::Leaving { row }),
-        }
-    }
-}
-
-/// Waits until the process ends, notes what CPU time it used in all, and reaps it.
-async fn reap(child: Rc<AsyncFd<Child>>, row: usize, events: mpsc::UnboundedSender<Event>) {
-    loop {
-        let Ok(mut ready) = child.readable().await else {
-            return;
-        };
-        let cpu = cpu_time(child.get_ref().pid()).unwrap_or_default();
-        match child.get_ref().try_reap() {
-            Ok(Some(exit)) => {
-                let _ = events.send(Event::Ended { row, exit, cpu });
-                return;
-            }
-            Ok(None) => ready.clear_ready(),
-            Err(error) => {
-                notice(format_args!(
-                    "cannot reap pid {}: {error}",
-                    child.get_ref().pid()
-                ));
-                return;
-            }
-        }
-    }
-}
-
-/// Kills a worker that does not become ready in time, so that it is replaced like any that died.
-async fn insist_on_ready(child: Rc<AsyncFd<Child>>, row: RowRef) {
-    sleep(READY_DEADLINE).await;
-    if row.state() == State::Starting {
-        notice(format_args!(
-            "pid {} did not become ready in {READY_DEADLINE:?}",
-            child.get_ref().pid()
-        ));
-        let _ = child.get_ref().signal(Signal::SIGKILL);
-    }
-}
-
-/// Kills a worker that does not finish draining in time.
-async fn insist_on_end(child: Rc<AsyncFd<Child>>, limit: Duration) {
-    sleep(limit).await;
-    notice(format_args!(
-        "pid {} did not drain in {limit:?}",
-        child.get_ref().pid()
-    ));
-    let _ = child.get_ref().signal(Signal::SIGKILL);
-}
-
-fn reason(exit: Exit) -> &'static str {
-    match exit {
-        Exit::Code(0) => "exit",
-        Exit::Code(_) => "error",
-        Exit::Signal(Signal::SIGKILL) => "killed",
-        Exit::Signal(_) => "crash",
-    }
-}
-
-/// The core for the `place`-th seat: round the cores that this process may use.
-fn core_for(place: usize) -> Option<usize> {
-    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).ok()?;
-    let usable: Vec<usize> = (0..nix::sched::CpuSet::count())
-        .filter(|core| set.is_set(*core).unwrap_or(false))
-        .collect();
-    usable.get(place % usable.len().max(1)).copied()
 }

@@ -1,4 +1,5 @@
 //! What went wrong with a request, named by who is at fault, because that decides the status code.
+//! Pure.
 
 use std::io;
 
@@ -7,8 +8,6 @@ use hyper::{
     Response, StatusCode,
     header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
 };
-
-use super::body::ProxyBody;
 
 /// Why a request has no answer of the upstream's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,9 +72,8 @@ impl Fault {
     }
 
     /// The answer that the client gets.
-    pub(super) fn response(self) -> Response<ProxyBody> {
-        let mut response =
-            Response::new(ProxyBody::from(Bytes::from_static(self.text().as_bytes())));
+    pub(super) fn response(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::from_static(self.text().as_bytes()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(

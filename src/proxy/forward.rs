@@ -38,7 +38,7 @@ pub(super) async fn forward(
             if fault.is_upstreams() {
                 client.upstream_failed();
             }
-            Ok(fault.response())
+            Ok(fault.response().map(ProxyBody::from))
         }
     }
 }

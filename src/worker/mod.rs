@@ -8,6 +8,7 @@ mod alarm;
 mod app;
 mod drain;
 mod intake;
+mod rest;
 mod serve;
 
 use std::{
@@ -26,10 +27,7 @@ use tokio::{
 
 pub(crate) use self::alarm::Alarm;
 pub use self::app::{Application, Peer};
-use self::{
-    intake::{Intake, Rest},
-    serve::Host,
-};
+use self::{intake::Intake, rest::Rest, serve::Host};
 use crate::{
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
     error::{Error, Result},

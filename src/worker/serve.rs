@@ -12,7 +12,7 @@ use super::{
     alarm::Alarm,
     app::{Application, Peer},
     drain::Drain,
-    intake::Rest,
+    rest::Rest,
 };
 use crate::{config::ConnectionTimeouts, conn::Conn};
 

@@ -16,7 +16,7 @@ pub use self::{
     remote_address::{Prefixes, PrefixesOutOfRange, RemoteAddress},
     round_robin::RoundRobin,
 };
-use super::mode::UnknownName;
+use super::name::UnknownName;
 
 /// The rule by which the master picks a worker.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

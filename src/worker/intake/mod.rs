@@ -9,7 +9,6 @@ use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc};
 
 use tokio::{sync::Notify, task::JoinHandle};
 
-pub(super) use self::shared::Rest;
 use self::{
     handed::HandedDoor,
     own::{OwnDoor, Swept},

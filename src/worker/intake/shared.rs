@@ -10,20 +10,11 @@
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::{
-        Arc,
-        atomic::{
-            AtomicBool,
-            Ordering::{Acquire, Release},
-        },
-    },
+    sync::atomic::Ordering::{Acquire, Release},
     thread,
 };
 
-use nix::sys::{
-    epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-    eventfd::{EfdFlags, EventFd},
-};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::own::{EXHAUSTED_REST, take};
@@ -32,7 +23,11 @@ use crate::{
     dispatch::mode::{Arm, Mode},
     scoreboard::RowRef,
     sys::socket::AcceptError,
-    worker::{app::Application, serve::Host},
+    worker::{
+        app::Application,
+        rest::{Rest, may_accept},
+        serve::Host,
+    },
 };
 
 /// Connections accepted by the thread that the loop has not seen yet. Small: behind a loop that is
@@ -41,50 +36,6 @@ const QUEUE: usize = 8;
 
 /// The event that is no listener: somebody rang.
 const BELL: u64 = u64::MAX;
-
-/// The state of the door in mode `hybrid`: it rests while the worker's load is above the mean, and
-/// looks again when a connection has come or gone. Always awake in other modes.
-#[derive(Debug, Clone)]
-pub(in crate::worker) struct Rest {
-    resting: Arc<AtomicBool>,
-    stopping: Arc<AtomicBool>,
-    bell: Arc<EventFd>,
-}
-
-impl Rest {
-    pub(in crate::worker) fn new() -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self {
-            resting: Arc::default(),
-            stopping: Arc::default(),
-            bell: Arc::new(EventFd::from_flags(flags)?),
-        })
-    }
-
-    /// A connection was handed over: the mean has moved.
-    #[inline]
-    pub(in crate::worker) fn came(&self, row: &RowRef) {
-        self.left(row);
-    }
-
-    /// A connection has ended: the load has moved.
-    #[inline]
-    pub(in crate::worker) fn left(&self, row: &RowRef) {
-        if self.resting.load(Acquire) && may_accept(row) {
-            self.ring();
-        }
-    }
-
-    fn ring(&self) {
-        // The counter would have to be at its limit for this to fail, and then it has rung.
-        let _ = self.bell.write(1);
-    }
-}
-
-/// Mode `hybrid`: a worker accepts by itself while its load is at or below the mean.
-fn may_accept(row: &RowRef) -> bool {
-    row.load() <= row.board().mean_load()
-}
 
 /// The open door: a thread that accepts and a task that welcomes.
 pub(super) struct SharedDoor {

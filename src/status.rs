@@ -1,5 +1,5 @@
-//! What the control runtime knows about the cluster, for the admin interface: who is in which seat,
-//! what ended them, how long each arm was in force.
+//! What the control runtime knows about the cluster beyond the scoreboard: who is in which seat, what
+//! ended them, how long each arm was in force.
 
 use std::{
     collections::BTreeMap,
@@ -7,10 +7,44 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Plan;
 use crate::{
-    dispatch::mode::Arm, listener::ListenerGroup, scoreboard::Scoreboard, sys::clock::cpu_time,
+    dispatch::mode::Arm,
+    scoreboard::{SEATS, Scoreboard},
+    sys::clock::cpu_time,
 };
+
+/// A place for a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seat {
+    /// Its number on the scoreboard and in labels.
+    pub(crate) number: u16,
+    /// Which of a listener group's own listeners is its.
+    pub(crate) place: usize,
+}
+
+impl Seat {
+    /// The master's own seat, when it serves too, behind those of `workers` workers.
+    pub(crate) fn of_master(workers: u16) -> Self {
+        Self {
+            number: SEATS as u16 - 1,
+            place: usize::from(workers),
+        }
+    }
+
+    /// Is it the master's own?
+    pub(crate) fn is_masters(self) -> bool {
+        usize::from(self.number) == SEATS - 1
+    }
+
+    /// Its name in labels and messages.
+    pub(crate) fn label(number: u16) -> String {
+        if usize::from(number) == SEATS - 1 {
+            "master".into()
+        } else {
+            number.to_string()
+        }
+    }
+}
 
 /// Shared between the supervisor, which writes, and the admin interface, which reads. Both are on the
 /// control runtime's one thread, so the lock is never waited for; `prometheus` wants its collectors
@@ -77,16 +111,18 @@ impl SeatStatus {
 }
 
 impl Status {
-    pub(super) fn new(
-        plan: &Plan,
-        groups: &[ListenerGroup],
+    /// A cluster with `workers` seats, none of them filled yet, in which `arm` is in force.
+    pub(crate) fn new(
         board: Scoreboard,
         workers: u16,
+        arm: Arm,
+        listeners: Arc<[String]>,
+        endpoints: Arc<[String]>,
     ) -> Self {
         let inner = Inner {
             seats: BTreeMap::new(),
             lost: 0,
-            arm: plan.config.arm,
+            arm,
             stopping: false,
             in_force_since: Instant::now(),
             cpu_before: Duration::ZERO,
@@ -94,11 +130,8 @@ impl Status {
         };
         Self {
             board,
-            listeners: groups
-                .iter()
-                .map(|group| group.address().to_string())
-                .collect(),
-            endpoints: plan.endpoints.iter().cloned().collect(),
+            listeners,
+            endpoints,
             workers,
             inner: Arc::new(Mutex::new(inner)),
         }

@@ -1,0 +1,183 @@
+//! A worker process as the supervisor holds it, and the tasks that watch it.
+
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use tokio::{
+    io::unix::AsyncFd,
+    sync::mpsc,
+    task::{JoinHandle, spawn_local},
+    time::sleep,
+};
+
+use crate::{
+    channel::{Control, Outlet, ToMaster},
+    notice,
+    scoreboard::{RowRef, State},
+    status::Seat,
+    sys::{
+        child::{Child, Exit},
+        clock::cpu_time,
+    },
+};
+
+/// How long a worker may take to become ready before it is killed and tried again.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What happens to seats.
+pub(super) enum Event {
+    /// The worker in this row takes connections.
+    Ready { row: usize },
+    /// It was told to end by somebody else.
+    Leaving { row: usize },
+    /// Its process has ended and been reaped.
+    Ended {
+        row: usize,
+        exit: Exit,
+        cpu: Duration,
+    },
+    /// Its seat may be filled again.
+    Respawn { seat: Seat },
+}
+
+/// A worker process.
+pub(super) struct Process {
+    pub(super) seat: Seat,
+    pub(super) row: RowRef,
+    pub(super) born: Instant,
+    pub(super) control: Rc<Control>,
+    /// Handed to the dispatcher when the worker is ready.
+    pub(super) outlet: Option<Outlet>,
+    /// `None` for the worker that is a thread of the master.
+    pub(super) child: Option<Rc<AsyncFd<Child>>>,
+    /// Waits for its readiness and its end.
+    pub(super) watch: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.watch.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Process {
+    /// Begins to listen to what the worker says.
+    pub(super) fn listen(&mut self, events: &mpsc::UnboundedSender<Event>) {
+        let (control, row) = (self.control.clone(), self.row.index());
+        self.watch
+            .push(spawn_local(listen(control, row, events.clone())));
+    }
+
+    /// Makes `child` this process, and begins to wait for its readiness and its end.
+    pub(super) fn adopt(
+        &mut self,
+        child: Rc<AsyncFd<Child>>,
+        events: &mpsc::UnboundedSender<Event>,
+    ) {
+        let row = self.row.index();
+        self.watch
+            .push(spawn_local(reap(child.clone(), row, events.clone())));
+        self.watch.push(spawn_local(insist_on_ready(
+            child.clone(),
+            self.row.clone(),
+        )));
+        self.child = Some(child);
+    }
+
+    /// Kills it if it is still there after `limit`.
+    pub(super) fn must_end_within(&mut self, limit: Duration) {
+        if let Some(child) = self.child.clone() {
+            self.watch.push(spawn_local(insist_on_end(child, limit)));
+        }
+    }
+
+    /// Kills it. A worker that is a thread of the master cannot be killed.
+    pub(super) fn kill(&self) {
+        if let Some(child) = &self.child
+            && let Err(error) = child.get_ref().signal(Signal::SIGKILL)
+        {
+            notice(format_args!(
+                "cannot kill worker {}: {error}",
+                self.seat.number
+            ));
+        }
+    }
+}
+
+/// Passes on what the worker says.
+async fn listen(control: Rc<Control>, row: usize, events: mpsc::UnboundedSender<Event>) {
+    while let Ok(Some((message, _))) = control.receive::<ToMaster>().await {
+        match message {
+            ToMaster::Ready => _ = events.send(Event::Ready { row }),
+            ToMaster::Leaving => _ = events.send(Event::Leaving { row }),
+        }
+    }
+}
+
+/// Waits until the process ends, notes what CPU time it used in all, and reaps it.
+async fn reap(child: Rc<AsyncFd<Child>>, row: usize, events: mpsc::UnboundedSender<Event>) {
+    loop {
+        let Ok(mut ready) = child.readable().await else {
+            return;
+        };
+        let cpu = cpu_time(child.get_ref().pid()).unwrap_or_default();
+        match child.get_ref().try_reap() {
+            Ok(Some(exit)) => {
+                let _ = events.send(Event::Ended { row, exit, cpu });
+                return;
+            }
+            Ok(None) => ready.clear_ready(),
+            Err(error) => {
+                notice(format_args!(
+                    "cannot reap pid {}: {error}",
+                    child.get_ref().pid()
+                ));
+                return;
+            }
+        }
+    }
+}
+
+/// Kills a worker that does not become ready in time, so that it is replaced like any that died.
+async fn insist_on_ready(child: Rc<AsyncFd<Child>>, row: RowRef) {
+    sleep(READY_DEADLINE).await;
+    if row.state() == State::Starting {
+        notice(format_args!(
+            "pid {} did not become ready in {READY_DEADLINE:?}",
+            child.get_ref().pid()
+        ));
+        let _ = child.get_ref().signal(Signal::SIGKILL);
+    }
+}
+
+/// Kills a worker that does not finish draining in time.
+async fn insist_on_end(child: Rc<AsyncFd<Child>>, limit: Duration) {
+    sleep(limit).await;
+    notice(format_args!(
+        "pid {} did not drain in {limit:?}",
+        child.get_ref().pid()
+    ));
+    let _ = child.get_ref().signal(Signal::SIGKILL);
+}
+
+/// The value of the `reason` label of restarts.
+pub(super) fn reason(exit: Exit) -> &'static str {
+    match exit {
+        Exit::Code(0) => "exit",
+        Exit::Code(_) => "error",
+        Exit::Signal(Signal::SIGKILL) => "killed",
+        Exit::Signal(_) => "crash",
+    }
+}
+
+/// The core for the `place`-th seat: round the cores that this process may use.
+pub(super) fn core_for(place: usize) -> Option<usize> {
+    let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).ok()?;
+    let usable: Vec<usize> = (0..nix::sched::CpuSet::count())
+        .filter(|core| set.is_set(*core).unwrap_or(false))
+        .collect();
+    usable.get(place % usable.len().max(1)).copied()
+}

@@ -1,0 +1,61 @@
+//! When the thread at the shared listener rests, and what wakes it.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Acquire},
+    },
+};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::scoreboard::RowRef;
+
+/// The state of the door in mode `hybrid`: it rests while the worker's load is above the mean, and
+/// looks again when a connection has come or gone. Always awake in other modes.
+#[derive(Debug, Clone)]
+pub(super) struct Rest {
+    /// The thread sits the queue out.
+    pub(super) resting: Arc<AtomicBool>,
+    /// The thread is to end.
+    pub(super) stopping: Arc<AtomicBool>,
+    /// What the thread waits for besides connections.
+    pub(super) bell: Arc<EventFd>,
+}
+
+impl Rest {
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self {
+            resting: Arc::default(),
+            stopping: Arc::default(),
+            bell: Arc::new(EventFd::from_flags(flags)?),
+        })
+    }
+
+    /// A connection was handed over: the mean has moved.
+    #[inline]
+    pub(super) fn came(&self, row: &RowRef) {
+        self.left(row);
+    }
+
+    /// A connection has ended: the load has moved.
+    #[inline]
+    pub(super) fn left(&self, row: &RowRef) {
+        if self.resting.load(Acquire) && may_accept(row) {
+            self.ring();
+        }
+    }
+
+    /// Wakes the thread at the door.
+    pub(super) fn ring(&self) {
+        // The counter would have to be at its limit for this to fail, and then it has rung.
+        let _ = self.bell.write(1);
+    }
+}
+
+/// Mode `hybrid`: a worker accepts by itself while its load is at or below the mean.
+pub(super) fn may_accept(row: &RowRef) -> bool {
+    row.load() <= row.board().mean_load()
+}
