@@ -1,4 +1,4 @@
-//! The dispatcher: the hot loop, alone on its thread. Accept, pick, hand over.
+//! The hot loop: accept, pick, hand over.
 //!
 //! One turn: settle what workers have claimed, accept until nobody waits (bounded), pick a worker
 //! for each connection, send **one message per worker**. No acknowledgement ever comes: the claim
@@ -9,9 +9,7 @@ use std::{
     collections::VecDeque,
     io,
     os::fd::{BorrowedFd, OwnedFd},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -19,28 +17,26 @@ use nix::{
     errno::Errno,
     sys::{
         epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
-        eventfd::{EfdFlags, EventFd},
+        eventfd::EventFd,
         time::TimeSpec,
         timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
     },
 };
 use tokio::sync::oneshot;
 
-use super::lane::{Held, Lane};
+use super::{Command, Rules};
 use crate::{
-    channel::Outlet,
     conn::Conn,
     dispatch::{
         mode::{Arm, Mode},
-        policy::{Candidate, Picker, Prefixes},
+        policy::{Candidate, Picker},
         wire::MAX_BATCH,
     },
     listener::ListenerGroup,
-    scoreboard::{HandoffError, RowRef, Scoreboard, count::add},
-    status::Seat,
+    master::lane::{Held, Lane},
+    scoreboard::{HandoffError, Scoreboard, count::add},
     sys::{
         clock::monotonic_ns,
-        schedule::do_not_interrupt_others,
         socket::{AcceptError, accept, classify, waiting},
     },
 };
@@ -54,118 +50,6 @@ const EXHAUSTED_REST_MS: u8 = 50;
 const EXHAUSTED_REST: Duration = Duration::from_millis(EXHAUSTED_REST_MS as u64);
 /// How often a connection may go to another worker because the one before died without claiming it.
 const MAX_REDISPATCHES: u8 = 2;
-
-/// What the control runtime asks of the dispatcher.
-enum Command {
-    /// A worker is ready.
-    Join {
-        seat: Seat,
-        row: RowRef,
-        outlet: Outlet,
-    },
-    /// The worker with this row is dead: take back what it has not claimed and look after its
-    /// listeners. The sender is dropped when that is done.
-    Leave {
-        row: usize,
-        done: oneshot::Sender<()>,
-    },
-    /// Accept what waits, hand it over, and end. The sender is dropped when all is claimed.
-    Stop { done: oneshot::Sender<()> },
-}
-
-/// The control runtime's handle on the dispatcher thread.
-#[derive(Debug)]
-pub(super) struct DispatcherHandle {
-    commands: mpsc::Sender<Command>,
-    bell: Arc<EventFd>,
-}
-
-impl DispatcherHandle {
-    /// A worker is ready: it gets connections from now on.
-    pub(super) fn join(&self, seat: Seat, row: RowRef, outlet: Outlet) {
-        self.command(Command::Join { seat, row, outlet });
-    }
-
-    /// A worker is dead. Returns once nothing of it is held any more.
-    pub(super) async fn leave(&self, row: usize) {
-        let (done, left) = oneshot::channel();
-        self.command(Command::Leave { row, done });
-        let _ = left.await;
-    }
-
-    /// Ends the thread, after everything that waits has been accepted and claimed by a worker.
-    pub(super) async fn stop(&self) {
-        let (done, stopped) = oneshot::channel();
-        self.command(Command::Stop { done });
-        let _ = stopped.await;
-    }
-
-    fn command(&self, command: Command) {
-        // A thread that has ended drops what it is told, which ends the waits above.
-        let _ = self.commands.send(command);
-        let _ = self.bell.write(1);
-    }
-}
-
-/// What the dispatcher decides by.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rules {
-    pub(super) arm: Arm,
-    pub(super) prefixes: Prefixes,
-}
-
-/// Starts the thread.
-///
-/// # Errors
-/// No epoll set, event descriptor or thread to be had.
-pub(super) fn start(
-    groups: Arc<[ListenerGroup]>,
-    board: Scoreboard,
-    rules: Rules,
-) -> io::Result<DispatcherHandle> {
-    let (commands, inbox) = mpsc::channel();
-    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-    let bell = Arc::new(EventFd::from_flags(flags)?);
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
-    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
-    epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
-    let dispatcher = Dispatcher {
-        epoll,
-        timer,
-        timer_set: false,
-        inbox,
-        bell: bell.clone(),
-        groups,
-        board,
-        arm: rules.arm,
-        picker: Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes),
-        lanes: Vec::new(),
-        candidates: Vec::new(),
-        orphans: VecDeque::new(),
-        watched: Vec::new(),
-        watched_for: (false, 0),
-        roster: 0,
-        resting_until: None,
-        spare: spare(),
-        stopping: None,
-    };
-    thread::Builder::new()
-        .name("dispatcher".into())
-        .spawn(move || {
-            prefer_batches();
-            let ended = catch_unwind(AssertUnwindSafe(|| dispatcher.run()));
-            let why = match ended {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "it panicked".into(),
-            };
-            // A master that accepts nothing must not look alive: whoever supervises it shall see.
-            crate::notice(format_args!("the dispatcher cannot go on: {why}"));
-            std::process::exit(1);
-        })?;
-    Ok(DispatcherHandle { commands, bell })
-}
 
 /// The event that is no listener: a command has come.
 const BELL: u64 = u64::MAX;
@@ -200,7 +84,7 @@ impl Spot {
     }
 }
 
-struct Dispatcher {
+pub(super) struct Dispatcher {
     epoll: Epoll,
     timer: TimerFd,
     timer_set: bool,
@@ -231,7 +115,44 @@ struct Dispatcher {
 }
 
 impl Dispatcher {
-    fn run(mut self) -> io::Result<()> {
+    pub(super) fn new(
+        groups: Arc<[ListenerGroup]>,
+        board: Scoreboard,
+        rules: Rules,
+        inbox: mpsc::Receiver<Command>,
+        bell: Arc<EventFd>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC)?;
+        epoll.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN, TIMER))?;
+        Ok(Self {
+            epoll,
+            timer,
+            timer_set: false,
+            inbox,
+            bell,
+            groups,
+            board,
+            arm: rules.arm,
+            picker: Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes),
+            lanes: Vec::new(),
+            candidates: Vec::new(),
+            orphans: VecDeque::new(),
+            watched: Vec::new(),
+            watched_for: (false, 0),
+            roster: 0,
+            resting_until: None,
+            spare: spare(),
+            stopping: None,
+        })
+    }
+
+    /// Turns until told to stop and done.
+    ///
+    /// # Errors
+    /// The epoll set, the timer or a listener is broken: nothing can be done about it here.
+    pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             self.set_timer()?;
@@ -523,17 +444,6 @@ impl Dispatcher {
             _ => EpollFlags::empty(),
         };
         EpollEvent::new(EpollFlags::EPOLLIN | exclusive, spot.event())
-    }
-}
-
-/// A new connection would otherwise interrupt the worker that shares the core, for a batch of one.
-/// Left waiting until that worker pauses, connections gather, and a batch is cheaper for both sides.
-/// Where a core is idle the thread still runs at once.
-fn prefer_batches() {
-    if let Err(error) = do_not_interrupt_others() {
-        crate::notice(format_args!(
-            "hand-overs will come in smaller batches: {error}"
-        ));
     }
 }
 

@@ -1,5 +1,7 @@
-//! Every metric: its name, its help text, and how it is read off the scoreboard at the moment of the
-//! scrape. No worker is asked, so none is disturbed and none can keep a scrape waiting.
+//! The metrics: how each is read off the scoreboard at the moment of the scrape. No worker is asked, so none is disturbed and none can keep a scrape waiting.
+
+mod names;
+mod page;
 
 use std::{
     collections::HashMap,
@@ -9,136 +11,18 @@ use std::{
 
 use prometheus::{
     core::{Collector, Desc},
-    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+    proto::MetricFamily,
 };
 
+use self::{
+    names::*,
+    page::{Label, Page},
+};
 use crate::{
     dispatch::mode::Arm,
-    scoreboard::{CLASSES, HANDOFF_ERRORS, Row, State, histogram::Snapshot},
+    scoreboard::{self, CLASSES, HANDOFF_ERRORS, Row, State, histogram::Snapshot},
     status::{Seat, SeatStatus, Status},
 };
-
-/// A metric's name and help text.
-struct Name(&'static str, &'static str);
-
-const CONNECTIONS: Name = Name(
-    "pointsman_connections_total",
-    "Connections that a worker took.",
-);
-const CONNECTIONS_OPEN: Name = Name("pointsman_connections_open", "Connections open now.");
-const REQUESTS: Name = Name(
-    "pointsman_requests_total",
-    "Requests ended, by status class; aborted: the client was gone before it had a response.",
-);
-const IN_FLIGHT: Name = Name(
-    "pointsman_requests_in_flight",
-    "Requests begun and not ended.",
-);
-const REQUEST_DURATION: Name = Name(
-    "pointsman_request_duration_seconds",
-    "From a request's head read to its response handed to the connection.",
-);
-const BYTES: Name = Name(
-    "pointsman_bytes_total",
-    "Bytes from (in) and to (out) clients, heads included.",
-);
-const UPSTREAM_FAILURES: Name = Name(
-    "pointsman_upstream_failures_total",
-    "Requests that failed by the upstream's fault, by listener and arm.",
-);
-const MODE_ACTIVE: Name = Name(
-    "pointsman_mode_active_seconds_total",
-    "Time for which this mode and policy was in force.",
-);
-const MODE_CPU: Name = Name(
-    "pointsman_mode_cpu_seconds_total",
-    "CPU time of master and workers while this mode and policy was in force.",
-);
-const MODE_THROUGHPUT: Name = Name(
-    "pointsman_mode_throughput_requests_per_second",
-    "Requests ended under this mode and policy per second that it was in force.",
-);
-const HANDOFFS: Name = Name(
-    "pointsman_handoffs_total",
-    "Connections handed over and claimed.",
-);
-const HANDOFF_BATCHES: Name = Name(
-    "pointsman_handoff_batches_total",
-    "Messages in which connections were handed over; handoffs per batch say how well batching works.",
-);
-const HANDOFF_DURATION: Name = Name(
-    "pointsman_handoff_duration_seconds",
-    "From accepted by the master to claimed by the worker.",
-);
-const REDISPATCHED: Name = Name(
-    "pointsman_handoff_redispatched_total",
-    "Connections that went to another worker because the first had not claimed them.",
-);
-const HANDOFF_ERRORS_TOTAL: Name = Name(
-    "pointsman_handoff_errors_total",
-    "Hand-overs that failed, by reason.",
-);
-const LOST: Name = Name(
-    "pointsman_connections_lost_total",
-    "Connections that a worker had claimed and that died with it.",
-);
-const TURNED_AWAY: Name = Name(
-    "pointsman_connections_turned_away_total",
-    "Connections closed unserved because no descriptor or memory was left for them.",
-);
-const TIMED_OUT: Name = Name(
-    "pointsman_connections_timed_out_total",
-    "Connections closed because the client was idle or slow beyond the limit.",
-);
-const ACCEPT_ERRORS: Name = Name(
-    "pointsman_accept_errors_total",
-    "Accepts that failed: connection, by its own fault; exhausted, for want of descriptors or memory.",
-);
-const WORKER_UP: Name = Name("pointsman_worker_up", "Is there a process in the seat?");
-const WORKER_READY: Name = Name(
-    "pointsman_worker_ready",
-    "Does the worker take connections?",
-);
-const WORKER_CONNECTIONS: Name = Name(
-    "pointsman_worker_connections_open",
-    "Connections open now, by worker.",
-);
-const WORKER_RESTARTS: Name = Name(
-    "pointsman_worker_restarts_total",
-    "Respawns, by what ended the process before.",
-);
-const WORKER_CPU: Name = Name(
-    "pointsman_worker_cpu_seconds_total",
-    "CPU time of all processes that were ever in the seat.",
-);
-const IMBALANCE: Name = Name(
-    "pointsman_worker_imbalance_ratio",
-    "Open connections of the busiest ready worker over the mean; 1 is perfect, 0 means none is open.",
-);
-const UPSTREAM_REQUESTS: Name = Name(
-    "pointsman_upstream_requests_total",
-    "Requests forwarded, by status class of the answer; aborted: none came.",
-);
-const UPSTREAM_OPEN: Name = Name(
-    "pointsman_upstream_connections_open",
-    "Connections to the endpoint, in use or kept.",
-);
-const UPSTREAM_CONNECTIONS: Name = Name(
-    "pointsman_upstream_connections_total",
-    "Connections opened to the endpoint.",
-);
-const UPSTREAM_CONNECT_FAILURES: Name = Name(
-    "pointsman_upstream_connection_failures_total",
-    "Connections to the endpoint that were refused, timed out or broke.",
-);
-const UPSTREAM_REUSE: Name = Name(
-    "pointsman_upstream_connection_reuse_ratio",
-    "Share of forwarded requests that went over a connection that had served before.",
-);
-const BUILD_INFO: Name = Name(
-    "pointsman_build_info",
-    "Always 1; the version is in the label.",
-);
 
 /// Reads the scoreboard when scraped.
 pub(crate) struct ScoreboardCollector {
@@ -370,7 +254,7 @@ impl ScoreboardCollector {
                 let labels = [labels[0], labels[1], ("code", class)];
                 page.counter(&UPSTREAM_REQUESTS, &labels, n as f64);
             }
-            let sum = |of: fn(&crate::scoreboard::Endpoint) -> &AtomicU64| {
+            let sum = |of: fn(&scoreboard::Endpoint) -> &AtomicU64| {
                 rows().map(|e| get(of(e))).sum::<u64>()
             };
             let (opened, closed) = (sum(|e| &e.opened), sum(|e| &e.closed));
@@ -409,8 +293,6 @@ fn get(number: &AtomicU64) -> u64 {
     number.load(Relaxed)
 }
 
-type Label<'a> = (&'static str, &'a str);
-
 fn arm_labels<'a>(listener: &'a str, arm: Arm, more: &[Label<'a>]) -> Vec<Label<'a>> {
     let mut labels = vec![
         ("listener", listener),
@@ -419,69 +301,4 @@ fn arm_labels<'a>(listener: &'a str, arm: Arm, more: &[Label<'a>]) -> Vec<Label<
     ];
     labels.extend_from_slice(more);
     labels
-}
-
-/// The families of one scrape, in the order in which they are first written.
-#[derive(Default)]
-struct Page {
-    families: Vec<MetricFamily>,
-}
-
-impl Page {
-    fn counter(&mut self, name: &Name, labels: &[Label<'_>], value: f64) {
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        let mut metric = Metric::from_label(pairs(labels));
-        metric.set_counter(counter);
-        self.push(name, MetricType::COUNTER, metric);
-    }
-
-    fn gauge(&mut self, name: &Name, labels: &[Label<'_>], value: f64) {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        let mut metric = Metric::from_label(pairs(labels));
-        metric.set_gauge(gauge);
-        self.push(name, MetricType::GAUGE, metric);
-    }
-
-    fn histogram(&mut self, name: &Name, labels: &[Label<'_>], snapshot: &Snapshot) {
-        let mut histogram = Histogram::default();
-        histogram.set_sample_count(snapshot.count());
-        histogram.set_sample_sum(snapshot.sum().as_secs_f64());
-        let buckets = snapshot.cumulative().map(|(bound, below)| {
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(bound.as_secs_f64());
-            bucket.set_cumulative_count(below);
-            bucket
-        });
-        histogram.set_bucket(buckets.collect());
-        let mut metric = Metric::from_label(pairs(labels));
-        metric.set_histogram(histogram);
-        self.push(name, MetricType::HISTOGRAM, metric);
-    }
-
-    fn push(&mut self, Name(name, help): &Name, kind: MetricType, metric: Metric) {
-        let family = match self.families.iter_mut().position(|f| f.name() == *name) {
-            Some(i) => &mut self.families[i],
-            None => {
-                let mut family = MetricFamily::default();
-                family.set_name((*name).into());
-                family.set_help((*help).into());
-                family.set_field_type(kind);
-                self.families.push(family);
-                self.families.last_mut().expect("just pushed")
-            }
-        };
-        family.mut_metric().push(metric);
-    }
-}
-
-fn pairs(labels: &[Label<'_>]) -> Vec<LabelPair> {
-    let pair = |(name, value): &Label<'_>| {
-        let mut pair = LabelPair::default();
-        pair.set_name((*name).into());
-        pair.set_value((*value).into());
-        pair
-    };
-    labels.iter().map(pair).collect()
 }

@@ -1,0 +1,124 @@
+//! Every metric's name and help text.
+
+/// A metric's name and help text.
+pub(super) struct Name(pub(super) &'static str, pub(super) &'static str);
+
+pub(super) const CONNECTIONS: Name = Name(
+    "pointsman_connections_total",
+    "Connections that a worker took.",
+);
+pub(super) const CONNECTIONS_OPEN: Name =
+    Name("pointsman_connections_open", "Connections open now.");
+pub(super) const REQUESTS: Name = Name(
+    "pointsman_requests_total",
+    "Requests ended, by status class; aborted: the client was gone before it had a response.",
+);
+pub(super) const IN_FLIGHT: Name = Name(
+    "pointsman_requests_in_flight",
+    "Requests begun and not ended.",
+);
+pub(super) const REQUEST_DURATION: Name = Name(
+    "pointsman_request_duration_seconds",
+    "From a request's head read to its response handed to the connection.",
+);
+pub(super) const BYTES: Name = Name(
+    "pointsman_bytes_total",
+    "Bytes from (in) and to (out) clients, heads included.",
+);
+pub(super) const UPSTREAM_FAILURES: Name = Name(
+    "pointsman_upstream_failures_total",
+    "Requests that failed by the upstream's fault, by listener and arm.",
+);
+pub(super) const MODE_ACTIVE: Name = Name(
+    "pointsman_mode_active_seconds_total",
+    "Time for which this mode and policy was in force.",
+);
+pub(super) const MODE_CPU: Name = Name(
+    "pointsman_mode_cpu_seconds_total",
+    "CPU time of master and workers while this mode and policy was in force.",
+);
+pub(super) const MODE_THROUGHPUT: Name = Name(
+    "pointsman_mode_throughput_requests_per_second",
+    "Requests ended under this mode and policy per second that it was in force.",
+);
+pub(super) const HANDOFFS: Name = Name(
+    "pointsman_handoffs_total",
+    "Connections handed over and claimed.",
+);
+pub(super) const HANDOFF_BATCHES: Name = Name(
+    "pointsman_handoff_batches_total",
+    "Messages in which connections were handed over; handoffs per batch say how well batching works.",
+);
+pub(super) const HANDOFF_DURATION: Name = Name(
+    "pointsman_handoff_duration_seconds",
+    "From accepted by the master to claimed by the worker.",
+);
+pub(super) const REDISPATCHED: Name = Name(
+    "pointsman_handoff_redispatched_total",
+    "Connections that went to another worker because the first had not claimed them.",
+);
+pub(super) const HANDOFF_ERRORS_TOTAL: Name = Name(
+    "pointsman_handoff_errors_total",
+    "Hand-overs that failed, by reason.",
+);
+pub(super) const LOST: Name = Name(
+    "pointsman_connections_lost_total",
+    "Connections that a worker had claimed and that died with it.",
+);
+pub(super) const TURNED_AWAY: Name = Name(
+    "pointsman_connections_turned_away_total",
+    "Connections closed unserved because no descriptor or memory was left for them.",
+);
+pub(super) const TIMED_OUT: Name = Name(
+    "pointsman_connections_timed_out_total",
+    "Connections closed because the client was idle or slow beyond the limit.",
+);
+pub(super) const ACCEPT_ERRORS: Name = Name(
+    "pointsman_accept_errors_total",
+    "Accepts that failed: connection, by its own fault; exhausted, for want of descriptors or memory.",
+);
+pub(super) const WORKER_UP: Name = Name("pointsman_worker_up", "Is there a process in the seat?");
+pub(super) const WORKER_READY: Name = Name(
+    "pointsman_worker_ready",
+    "Does the worker take connections?",
+);
+pub(super) const WORKER_CONNECTIONS: Name = Name(
+    "pointsman_worker_connections_open",
+    "Connections open now, by worker.",
+);
+pub(super) const WORKER_RESTARTS: Name = Name(
+    "pointsman_worker_restarts_total",
+    "Respawns, by what ended the process before.",
+);
+pub(super) const WORKER_CPU: Name = Name(
+    "pointsman_worker_cpu_seconds_total",
+    "CPU time of all processes that were ever in the seat.",
+);
+pub(super) const IMBALANCE: Name = Name(
+    "pointsman_worker_imbalance_ratio",
+    "Open connections of the busiest ready worker over the mean; 1 is perfect, 0 means none is open.",
+);
+pub(super) const UPSTREAM_REQUESTS: Name = Name(
+    "pointsman_upstream_requests_total",
+    "Requests forwarded, by status class of the answer; aborted: none came.",
+);
+pub(super) const UPSTREAM_OPEN: Name = Name(
+    "pointsman_upstream_connections_open",
+    "Connections to the endpoint, in use or kept.",
+);
+pub(super) const UPSTREAM_CONNECTIONS: Name = Name(
+    "pointsman_upstream_connections_total",
+    "Connections opened to the endpoint.",
+);
+pub(super) const UPSTREAM_CONNECT_FAILURES: Name = Name(
+    "pointsman_upstream_connection_failures_total",
+    "Connections to the endpoint that were refused, timed out or broke.",
+);
+pub(super) const UPSTREAM_REUSE: Name = Name(
+    "pointsman_upstream_connection_reuse_ratio",
+    "Share of forwarded requests that went over a connection that had served before.",
+);
+pub(super) const BUILD_INFO: Name = Name(
+    "pointsman_build_info",
+    "Always 1; the version is in the label.",
+);
