@@ -6,7 +6,10 @@ use std::str::FromStr;
 /// A proxy under test, as `--arms` names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Arm {
-    Nginx,
+    Nginx {
+        /// With response buffers sized for the bodies of this test, rather than nginx's defaults.
+        tuned: bool,
+    },
     Haproxy,
     /// Mode and policy are passed on as they are: Pointsman itself knows which of them exist.
     Pointsman {
@@ -28,13 +31,16 @@ impl FromStr for Arm {
             return Err(format!("{text:?} is not NAME[:MODE[:POLICY]]"));
         }
         match (name, mode) {
-            ("nginx", None) => Ok(Self::Nginx),
+            ("nginx", None) => Ok(Self::Nginx { tuned: false }),
+            ("nginx", Some(kind)) if kind == "tuned" && policy.is_none() => {
+                Ok(Self::Nginx { tuned: true })
+            }
             ("haproxy", None) => Ok(Self::Haproxy),
             ("pointsman", Some(mode)) => Ok(Self::Pointsman { mode, policy }),
             ("pointsman", None) => Err("pointsman needs a mode, as in pointsman:reuseport".into()),
-            ("nginx" | "haproxy", Some(_)) => Err(format!("{name} has no modes")),
+            ("nginx" | "haproxy", Some(_)) => Err(format!("{name} has no such mode")),
             _ => Err(format!(
-                "unknown arm {text:?}: nginx, haproxy or pointsman:MODE[:POLICY]"
+                "unknown arm {text:?}: nginx, nginx:tuned, haproxy or pointsman:MODE[:POLICY]"
             )),
         }
     }
@@ -43,7 +49,8 @@ impl FromStr for Arm {
 impl fmt::Display for Arm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Nginx => f.write_str("nginx"),
+            Self::Nginx { tuned: false } => f.write_str("nginx"),
+            Self::Nginx { tuned: true } => f.write_str("nginx:tuned"),
             Self::Haproxy => f.write_str("haproxy"),
             Self::Pointsman { mode, policy } => {
                 write!(f, "pointsman:{mode}")?;
@@ -70,10 +77,13 @@ pub(crate) fn labels(arms: &[Arm]) -> Vec<String> {
 mod tests {
     use super::*;
 
+    const NGINX: Arm = Arm::Nginx { tuned: false };
+
     #[test]
     fn names_survive_the_way_there_and_back() {
         for name in [
             "nginx",
+            "nginx:tuned",
             "haproxy",
             "pointsman:shared",
             "pointsman:handoff:least-loaded",
@@ -99,7 +109,7 @@ mod tests {
     #[test]
     fn the_same_arm_again_gets_a_number() {
         assert_eq!(
-            labels(&[Arm::Nginx, Arm::Haproxy, Arm::Nginx]),
+            labels(&[NGINX, Arm::Haproxy, NGINX]),
             ["nginx", "haproxy", "nginx#2"]
         );
     }

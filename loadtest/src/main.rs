@@ -66,7 +66,7 @@ struct Peers {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "pointsman:reuseport,pointsman:handoff:least-loaded,nginx,haproxy,\
+        default_value = "pointsman:reuseport,pointsman:handoff:least-loaded,nginx,nginx:tuned,haproxy,\
                          pointsman:shared,pointsman:hybrid:least-loaded"
     )]
     arms: Vec<Arm>,
@@ -222,7 +222,7 @@ fn installed(arms: &[Arm], pointsman: &Path) -> (Vec<Arm>, Vec<String>) {
     let mut skipped = Vec::new();
     for arm in arms {
         let found = peers::find_program(match arm {
-            Arm::Nginx => Path::new("nginx"),
+            Arm::Nginx { .. } => Path::new("nginx"),
             Arm::Haproxy => Path::new("haproxy"),
             Arm::Pointsman { .. } => pointsman,
         });
@@ -264,7 +264,7 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::try_parse_from(["loadtest", "peers"]).expect("all has defaults");
         let Command::Peers(peers) = cli.command;
-        assert_eq!(peers.arms.len(), 6);
+        assert_eq!(peers.arms.len(), 7);
         assert_eq!(peers.scenario, Choice::All);
     }
 }

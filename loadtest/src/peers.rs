@@ -13,6 +13,9 @@ use crate::guard::{Guard, Interrupt, POLL};
 use crate::probe;
 
 const UPSTREAM_CONF: &str = include_str!("../peers/upstream.conf");
+/// A whole 64 KiB answer fits into one buffer: for bodies, half the CPU time of the defaults.
+const NGINX_TUNED: &str =
+    "proxy_buffer_size 8k; proxy_buffers 4 64k; proxy_busy_buffers_size 128k;";
 const NGINX_CONF: &str = include_str!("../peers/nginx.conf");
 const HAPROXY_CFG: &str = include_str!("../peers/haproxy.cfg");
 
@@ -153,10 +156,14 @@ pub(crate) fn start_proxy(
     ];
     let common: Vec<(&str, &str)> = common.iter().map(|(k, v)| (*k, v.as_str())).collect();
     let (program, arguments) = match arm {
-        Arm::Nginx => (
-            "nginx".into(),
-            nginx_arguments(&dir, &fill(NGINX_CONF, &common)?)?,
-        ),
+        Arm::Nginx { tuned } => {
+            let mut values = common.clone();
+            values.push(("BUFFERS", if *tuned { NGINX_TUNED } else { "" }));
+            (
+                "nginx".into(),
+                nginx_arguments(&dir, &fill(NGINX_CONF, &values)?)?,
+            )
+        }
         Arm::Haproxy => {
             let path = write_conf(&dir, "haproxy.cfg", &fill(HAPROXY_CFG, &common)?)?;
             // -db: stay in the foreground.
