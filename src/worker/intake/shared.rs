@@ -22,7 +22,7 @@ use crate::{
     conn::Conn,
     dispatch::mode::{Arm, Mode},
     scoreboard::RowRef,
-    sys::socket::AcceptError,
+    sys::{schedule::do_not_interrupt_others, socket::AcceptError},
     worker::{
         app::Application,
         rest::{Rest, may_accept},
@@ -65,6 +65,8 @@ impl SharedDoor {
         thread::Builder::new()
             .name("accept".into())
             .spawn(move || {
+                // As the dispatcher: it shall not interrupt the loop that it feeds.
+                let _ = do_not_interrupt_others();
                 if let Err(error) = waiter.run() {
                     // A worker that accepts nothing must not look alive: the master replaces it.
                     crate::notice(format_args!("a worker can accept no more: {error}"));
