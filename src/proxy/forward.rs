@@ -308,8 +308,8 @@ fn answer(
 ) -> Result<Response<ProxyBody>, Fault> {
     let (mut head, incoming) = response.into_parts();
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    let last = head.version != Version::HTTP_11 || headers::closes(&head.headers);
-    headers::for_client(&mut head.headers, switched)?;
+    let closes = headers::for_client(&mut head.headers, switched)?;
+    let last = closes || head.version != Version::HTTP_11;
     head.version = Version::HTTP_11;
     let body = match (switched, upgrade) {
         (true, Some(upgrade)) => {

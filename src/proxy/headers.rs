@@ -38,23 +38,20 @@ fn is_claim_about_client(name: &HeaderName) -> bool {
     name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
 }
 
-/// Removes what concerns one connection only: the fixed list, and what `Connection` names.
+/// Adds to `doomed`, the fixed list's fields, those that `Connection` names. Says whether the sender
+/// means to close the connection after this message.
 ///
 /// # Errors
-/// `Connection` names a field without which the message cannot be understood.
-fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Fault> {
-    // Most messages have `Connection` at the most: look first, and remove only what is there.
-    let mut doomed: Vec<HeaderName> = headers
-        .keys()
-        .filter(|n| is_hop_by_hop(n))
-        .cloned()
-        .collect();
-    if doomed.is_empty() {
-        return Ok(());
-    }
+/// It names a field without which the message cannot be understood.
+fn read_connection(headers: &HeaderMap, doomed: &mut Vec<HeaderName>) -> Result<bool, Fault> {
+    let mut closes = false;
     for token in tokens(headers, &CONNECTION) {
         // What is usually named is no field at all.
-        if token.eq_ignore_ascii_case("keep-alive") || token.eq_ignore_ascii_case("close") {
+        if token.eq_ignore_ascii_case("keep-alive") {
+            continue;
+        }
+        if token.eq_ignore_ascii_case("close") {
+            closes = true;
             continue;
         }
         let Ok(name) = HeaderName::try_from(token) else {
@@ -67,10 +64,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), Fault> {
         }
         doomed.push(name);
     }
-    for name in &doomed {
-        headers.remove(name);
-    }
-    Ok(())
+    Ok(closes)
 }
 
 /// The elements of a comma-separated field.
@@ -102,7 +96,7 @@ pub(super) fn expects_continue(headers: &HeaderMap) -> bool {
 }
 
 /// A request's fields as the upstream gets them: nothing that concerned the client's connection,
-/// and about the client only what we know ourselves.
+/// and about the client only what we know ourselves. `host` is what the target said, if anything.
 ///
 /// # Errors
 /// The client's fault: not exactly one `Host`, or a `Connection` that names what it may not.
@@ -112,17 +106,22 @@ pub(super) fn for_upstream(
     host: Option<HeaderValue>,
     upgrade: Option<HeaderValue>,
 ) -> Result<(), Fault> {
-    if headers.get_all(HOST).iter().nth(1).is_some() {
+    // One look at every field; most requests have nothing to remove.
+    let mut doomed = Vec::new();
+    let mut hosts = 0;
+    for name in headers.iter().map(|(name, _)| name) {
+        if name == HOST {
+            hosts += 1;
+        } else if is_hop_by_hop(name) || is_claim_about_client(name) {
+            doomed.push(name.clone());
+        }
+    }
+    if hosts > 1 {
         return Err(Fault::Malformed("more than one Host field\n"));
     }
-    remove_hop_by_hop(headers)?;
-    if headers.keys().any(is_claim_about_client) {
-        let claims: Vec<HeaderName> = headers
-            .keys()
-            .filter(|name| is_claim_about_client(name))
-            .cloned()
-            .collect();
-        claims.iter().for_each(|name| _ = headers.remove(name));
+    if !doomed.is_empty() {
+        read_connection(headers, &mut doomed)?;
+        doomed.iter().for_each(|name| _ = headers.remove(name));
     }
     if let Some(host) = host {
         headers.insert(HOST, host);
@@ -149,28 +148,32 @@ pub(super) fn is_introduction(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-forwarded-")
 }
 
-/// Does the sender of this message mean to close the connection after it?
-pub(super) fn closes(headers: &HeaderMap) -> bool {
-    tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("close"))
-}
-
 /// A response's fields as the client gets them. `tunnel`: the protocol is being switched, and the
-/// client must hear of it.
+/// client must hear of it. Says whether the upstream means to close the connection afterwards.
 ///
 /// # Errors
 /// The upstream's fault: a `Connection` that names what it may not.
-pub(super) fn for_client(headers: &mut HeaderMap, tunnel: bool) -> Result<(), Fault> {
+pub(super) fn for_client(headers: &mut HeaderMap, tunnel: bool) -> Result<bool, Fault> {
     let protocol = if tunnel {
         headers.get(UPGRADE).cloned()
     } else {
         None
     };
-    remove_hop_by_hop(headers).map_err(|_| Fault::Broken)?;
+    let mut doomed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_hop_by_hop(name))
+        .cloned()
+        .collect();
+    let mut closes = false;
+    if !doomed.is_empty() {
+        closes = read_connection(headers, &mut doomed).map_err(|_| Fault::Broken)?;
+        doomed.iter().for_each(|name| _ = headers.remove(name));
+    }
     if let Some(protocol) = protocol {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, protocol);
     }
-    Ok(())
+    Ok(closes)
 }
 
 #[cfg(test)]

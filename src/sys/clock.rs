@@ -12,7 +12,9 @@ use nix::{
 #[inline]
 pub fn monotonic_ns() -> u64 {
     // CLOCK_MONOTONIC exists on every Linux; the call has no other way to fail.
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| Duration::from(t).as_nanos() as u64)
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
+        t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64
+    })
 }
 
 /// CPU time, user and system, that all threads of `pid` have used so far, the ended ones too

@@ -2,6 +2,8 @@
 //! upstreams. Waiting is always for a condition, with a deadline.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod upstream;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
@@ -437,4 +439,16 @@ pub fn get(address: SocketAddr, path: &str) -> Answer {
 /// Open descriptors of a process.
 pub fn descriptors(pid: i32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+impl Client {
+    /// Everything up to the proxy's closing the connection, by a reset too. That it does is waited
+    /// for.
+    #[track_caller]
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = self.stream.buffer().to_vec();
+        self.stream.consume(bytes.len());
+        bytes.extend(upstream::rest_of(self.stream.get_ref()));
+        bytes
+    }
 }
