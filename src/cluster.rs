@@ -13,7 +13,7 @@ use crate::{
         policy::{Policy, Prefixes},
     },
     error::{Error, Result},
-    master::{self, Plan, Ready},
+    master::{self, OnReady, Plan, Ready},
     sys::child::{inherited_channel, is_born_with_channel},
     worker::{self, Application, Worker},
 };
@@ -62,7 +62,7 @@ pub struct Cluster {
     policy: Option<Policy>,
     application: String,
     endpoints: Vec<String>,
-    on_ready: Option<Box<dyn FnOnce(&Ready)>>,
+    on_ready: Option<OnReady>,
     /// The first thing that was asked for and cannot be; told by `serve`.
     refused: Option<Error>,
 }

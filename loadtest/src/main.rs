@@ -60,7 +60,7 @@ struct Peers {
     /// The kind of load
     #[arg(long, value_enum, default_value = "all")]
     scenario: Choice,
-    /// What to compare: nginx, haproxy, pointsman:MODE[:POLICY]
+    /// What to compare: nginx, nginx:tuned, haproxy, pointsman:MODE or pointsman:MODE:POLICY
     ///
     /// Naming an arm twice shows the noise between equals.
     #[arg(

@@ -209,7 +209,10 @@ fn workers(status: &Status) -> Answer {
         workers: reports.collect(),
     };
     match serde_json::to_vec_pretty(&report) {
-        Ok(json) => with_type(StatusCode::OK, "application/json", json),
+        Ok(mut json) => {
+            json.push(b'\n');
+            with_type(StatusCode::OK, "application/json", json)
+        }
         Err(error) => text(
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("workers: {error}\n"),

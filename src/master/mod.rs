@@ -31,7 +31,7 @@ pub(crate) struct Plan {
     /// Names of the upstream endpoints, for labels.
     pub(crate) endpoints: Vec<String>,
     /// Called with the addresses once every worker is ready.
-    pub(crate) on_ready: Option<Box<dyn FnOnce(&Ready)>>,
+    pub(crate) on_ready: Option<OnReady>,
 }
 
 /// Where a cluster can be reached, told to [`Cluster::on_ready`](crate::Cluster::on_ready).
@@ -44,6 +44,9 @@ pub struct Ready {
     /// Worker processes.
     pub workers: u16,
 }
+
+/// What is to be done once every worker is ready.
+pub(crate) type OnReady = Box<dyn FnOnce(&Ready)>;
 
 /// Runs a worker inside the master, on a thread of its own, over this end of a control line.
 pub(crate) type ServeHere = Box<dyn FnOnce(OwnedFd) -> std::io::Result<()> + Send>;

@@ -67,7 +67,7 @@ shared_struct! {
     pub struct Row {
         /// Written by the master at birth and death.
         pub birth: Birth,
-        /// Written by both, see [`claim`].
+        /// Written by both, see [`claim`](super::claim).
         pub claim: ClaimLine,
         /// Written by the dispatcher.
         pub dispatched: Dispatched,
@@ -103,7 +103,7 @@ shared_struct! {
     #[derive(Debug)]
     #[repr(align(128))]
     pub struct ClaimLine {
-        /// See [`claim`].
+        /// See [`claim`](super::claim).
         pub word: AtomicU64,
     }
 }

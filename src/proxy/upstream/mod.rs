@@ -42,6 +42,10 @@ pub(super) struct Upstream {
 /// is not needed grows old at the bottom.
 #[derive(Default)]
 struct Pool {
+    #[allow(
+        clippy::vec_box,
+        reason = "a link is large, and moves between pools and bodies"
+    )]
     idle: RefCell<Vec<Box<Link>>>,
     /// It refused a connection: until then others go first. Monotonic nanoseconds.
     shunned_until: Cell<u64>,
