@@ -70,7 +70,7 @@ async fn exchange(
 ) -> Result<Response<ProxyBody>, Fault> {
     let mut outgoing = prepare(client, request)?;
     let mut fresh_only = false;
-    // Each endpoint may refuse once, and one kept connection may turn out to be dead.
+    // Each endpoint may refuse once; every kept connection that turns out to be dead is used up.
     let mut refusals = 0;
     loop {
         let endpoint = client.upstream.select();
@@ -100,7 +100,8 @@ async fn exchange(
             was_reused && outgoing.progress.is_none() && outgoing.request.method().is_idempotent();
         let memo = repeatable.then(|| Memo::of(client, &outgoing.request));
         let upgrade = outgoing.upgrade.take();
-        match attempt(client, link, outgoing.request, outgoing.progress.as_deref()).await {
+        let progress = outgoing.progress.as_deref();
+        match attempt(client, link, was_reused, outgoing.request, progress).await {
             Ok((response, link)) => {
                 return answer(
                     client,
@@ -118,6 +119,7 @@ async fn exchange(
                 };
             }
             Err(Failure::NoAnswer(Fault::Broken)) if memo.is_some() => {
+                fresh_only = true;
                 let request = memo.expect("just looked").repeat(client);
                 outgoing = Outgoing {
                     request,
@@ -128,7 +130,6 @@ async fn exchange(
             Err(Failure::Unsent(_)) => return Err(Fault::Broken),
             Err(Failure::NoAnswer(fault)) => return Err(fault),
         }
-        fresh_only = true;
     }
 }
 
@@ -245,6 +246,7 @@ enum Failure {
 async fn attempt(
     client: &Client,
     mut link: Box<Link>,
+    was_reused: bool,
     request: Request<RequestBody>,
     progress: Option<&Progress>,
 ) -> Result<(Response<Incoming>, Box<Link>), Failure> {
@@ -271,7 +273,7 @@ async fn attempt(
     let endpoint = link.endpoint();
     match answered {
         Ok(Ok(response)) => {
-            upstream.answered(endpoint, response.status());
+            upstream.answered(endpoint, response.status(), was_reused);
             Ok((response, link))
         }
         Ok(Err(error)) => Err(failure(client, endpoint, error, progress)),

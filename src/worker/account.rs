@@ -253,9 +253,9 @@ struct Ongoing {
 impl Ongoing {
     #[inline]
     fn begin(account: &Arc<Account>) -> Self {
-        let started = monotonic_ns();
-        // A fresh time for everybody's "now", and a sign of life, at no further cost.
-        account.ledger.row.work.loop_entered.store(started, Relaxed);
+        // When this turn of the loop began, or the request before it ended: what lies between has
+        // been waiting for us, so it belongs to the request's time; and the clock need not be asked.
+        let started = account.ledger.row.work.loop_entered.load(Relaxed);
         account
             .in_flight
             .store(account.in_flight.load(Relaxed) + 1, Relaxed);
@@ -274,6 +274,8 @@ impl Drop for Ongoing {
     fn drop(&mut self) {
         let ended = monotonic_ns();
         let (account, traffic) = (&*self.account, self.account.traffic());
+        // A fresh time for everybody's "now", and a sign of life of a loop that never rests.
+        account.ledger.row.work.loop_entered.store(ended, Relaxed);
         add(&traffic.requests[self.class], 1);
         traffic
             .request_duration

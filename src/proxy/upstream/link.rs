@@ -96,6 +96,12 @@ impl Link {
         }
     }
 
+    /// Has it said that it is ready for another request? It may have been closed since.
+    #[inline]
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.ended && self.sender.is_ready()
+    }
+
     /// Can it serve another request? Looks at what has come meanwhile: a close, or bytes that
     /// nobody asked for and that must never reach the next client.
     #[inline]

@@ -94,17 +94,16 @@ impl Upstream {
         picked
     }
 
-    /// An unused connection to an endpoint that is still open.
+    /// An unused connection to an endpoint. It may turn out to have been closed: what is sent over
+    /// it then comes back unsent.
     #[inline]
     pub(super) fn reuse(&self, endpoint: usize) -> Option<Box<Link>> {
         let mut idle = self.pools[endpoint].idle.borrow_mut();
-        let mut link = idle.pop()?;
         loop {
-            if link.is_usable() {
-                add(&self.counters(endpoint).reused, 1);
+            let mut link = idle.pop()?;
+            if link.is_ready() || link.is_usable() {
                 return Some(link);
             }
-            link = idle.pop()?;
         }
     }
 
@@ -176,10 +175,12 @@ impl Upstream {
         &self.worker.row().endpoints[endpoint]
     }
 
-    /// Counts an answer of an endpoint.
+    /// Counts an answer of an endpoint, and whether its connection had served before.
     #[inline]
-    pub(super) fn answered(&self, endpoint: usize, status: hyper::StatusCode) {
-        add(&self.counters(endpoint).requests[class(status.as_u16())], 1);
+    pub(super) fn answered(&self, endpoint: usize, status: hyper::StatusCode, reused: bool) {
+        let counters = self.counters(endpoint);
+        add(&counters.requests[class(status.as_u16())], 1);
+        add(&counters.reused, u64::from(reused));
     }
 
     /// Counts that none came.
