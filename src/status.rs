@@ -147,6 +147,13 @@ impl Status {
 }
 
 impl Inner {
+    /// The process in `seat` is gone; `cpu` is all that it used.
+    pub(crate) fn vacate(&mut self, seat: Seat, cpu: Duration) {
+        let seat = self.seats.entry(seat.number).or_default();
+        seat.pid = None;
+        seat.retired_cpu += cpu;
+    }
+
     /// CPU time of the master and of all workers there ever were.
     pub(crate) fn cpu(&self) -> Duration {
         let workers: Duration = self

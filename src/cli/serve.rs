@@ -115,6 +115,11 @@ pub(super) struct Serve {
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
     upstream_idle_timeout: Duration,
 
+    /// How long a tunnel (WebSocket) may carry nothing. Once one end has closed its side, the other
+    /// has --body-idle-timeout.
+    #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
+    tunnel_idle_timeout: Duration,
+
     /// Unused connections that each worker keeps to each upstream.
     #[arg(long, value_name = "N", default_value_t = 256)]
     upstream_idle_connections: usize,
@@ -173,6 +178,7 @@ impl Serve {
             first_byte: self.first_byte_timeout,
             body_idle: self.body_idle_timeout,
             idle: self.upstream_idle_timeout,
+            tunnel_idle: self.tunnel_idle_timeout,
         };
         proxy.idle_connections = self.upstream_idle_connections;
         let application = serde_json::to_string(&proxy)

@@ -132,6 +132,8 @@ pub struct UpstreamTimeouts {
     pub body_idle: Duration,
     /// How long an unused connection is kept.
     pub idle: Duration,
+    /// How long a tunnel may carry nothing.
+    pub tunnel_idle: Duration,
 }
 
 impl Default for UpstreamTimeouts {
@@ -141,6 +143,7 @@ impl Default for UpstreamTimeouts {
             first_byte: Duration::from_secs(60),
             body_idle: Duration::from_secs(60),
             idle: Duration::from_secs(60),
+            tunnel_idle: Duration::from_secs(3600),
         }
     }
 }

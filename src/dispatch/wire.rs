@@ -104,7 +104,7 @@ pub struct Batch<'a> {
 /// Reads a batch.
 ///
 /// # Errors
-/// Any byte that is not as [`encode`] writes it, except the padding, which is ignored. Never panics,
+/// Any byte that is not as [`encode`] writes it, except padding and what the family does not use. Never panics,
 /// whatever the bytes.
 pub fn decode(bytes: &[u8]) -> Result<Batch<'_>, Malformed> {
     let (header, body) = bytes

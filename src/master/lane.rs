@@ -20,8 +20,10 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) conn: Conn,
-    /// Workers that had it before and did not claim it.
-    pub(super) redispatched: u8,
+    /// It was sent to a worker that did not claim it.
+    pub(super) taken_back: bool,
+    /// How many workers could not read the batch that it was in.
+    pub(super) unreadable: u8,
 }
 
 pub(super) struct Lane {
@@ -125,7 +127,8 @@ impl Lane {
             return None;
         }
         if self.row.work.broken.load(Acquire) == 1 {
-            let back = self.take_back();
+            let mut back = self.take_back();
+            back.iter_mut().for_each(|held| held.unreadable += 1);
             // In this order: what the worker receives after it sees this was sent after the
             // revocation, or is refused by it.
             self.row.work.broken.store(0, Release);
@@ -140,6 +143,7 @@ impl Lane {
         let claimed = claim::revoke(&self.row.claim.word, self.next.wrapping_sub(1));
         self.release(claimed);
         let mut back: Vec<Held> = self.sent.drain(..).collect();
+        back.iter_mut().for_each(|held| held.taken_back = true);
         back.append(&mut self.batch);
         add(&self.row.dispatched.revoked, back.len() as u64);
         back
@@ -148,9 +152,9 @@ impl Lane {
     /// Closes our copies of everything up to number `claimed`.
     fn release(&mut self, claimed: u32) {
         let first = self.next.wrapping_sub(self.sent.len() as u32);
-        // How many of ours lie at or before `claimed`; negative if it lies before all of them.
-        let done = claimed.wrapping_sub(first).wrapping_add(1) as i32;
-        let done = usize::try_from(done).unwrap_or(0).min(self.sent.len());
+        let done = (0..self.sent.len() as u32)
+            .take_while(|i| claim::is_claimed(claimed, first.wrapping_add(*i)))
+            .count();
         self.sent.drain(..done);
     }
 
@@ -213,7 +217,8 @@ mod tests {
                 };
                 self.lane.push(Held {
                     conn,
-                    redispatched: 0,
+                    taken_back: false,
+                    unreadable: 0,
                 });
             }
         }

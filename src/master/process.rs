@@ -17,7 +17,7 @@ use crate::{
     channel::{Control, Outlet, ToMaster},
     notice,
     scoreboard::{RowRef, State},
-    status::Seat,
+    status::{Seat, Status},
     sys::{
         child::{Child, Exit},
         clock::cpu_time,
@@ -34,11 +34,7 @@ pub(super) enum Event {
     /// It was told to end by somebody else.
     Leaving { row: usize },
     /// Its process has ended and been reaped.
-    Ended {
-        row: usize,
-        exit: Exit,
-        cpu: Duration,
-    },
+    Ended { row: usize, exit: Exit },
     /// Its seat may be filled again.
     Respawn { seat: Seat },
 }
@@ -76,10 +72,12 @@ impl Process {
         &mut self,
         child: Rc<AsyncFd<Child>>,
         events: &mpsc::UnboundedSender<Event>,
+        status: &Status,
     ) {
-        let row = self.row.index();
+        let (row, seat) = (self.row.index(), self.seat);
+        let (status, events) = (status.clone(), events.clone());
         self.watch
-            .push(spawn_local(reap(child.clone(), row, events.clone())));
+            .push(spawn_local(reap(child.clone(), row, seat, status, events)));
         self.watch.push(spawn_local(insist_on_ready(
             child.clone(),
             self.row.clone(),
@@ -117,24 +115,30 @@ async fn listen(control: Rc<Control>, row: usize, events: mpsc::UnboundedSender<
     }
 }
 
-/// Waits until the process ends, notes what CPU time it used in all, and reaps it.
-async fn reap(child: Rc<AsyncFd<Child>>, row: usize, events: mpsc::UnboundedSender<Event>) {
+/// Waits until the process ends, reaps it, and in the same breath puts its CPU time among that of the
+/// seat's earlier processes, so that no scrape sees it missing.
+async fn reap(
+    child: Rc<AsyncFd<Child>>,
+    row: usize,
+    seat: Seat,
+    status: Status,
+    events: mpsc::UnboundedSender<Event>,
+) {
+    let process = child.get_ref();
     loop {
         let Ok(mut ready) = child.readable().await else {
             return;
         };
-        let cpu = cpu_time(child.get_ref().pid()).unwrap_or_default();
-        match child.get_ref().try_reap() {
+        let cpu = cpu_time(process.pid()).unwrap_or_default();
+        match process.try_reap() {
             Ok(Some(exit)) => {
-                let _ = events.send(Event::Ended { row, exit, cpu });
+                status.lock().vacate(seat, cpu);
+                let _ = events.send(Event::Ended { row, exit });
                 return;
             }
             Ok(None) => ready.clear_ready(),
             Err(error) => {
-                notice(format_args!(
-                    "cannot reap pid {}: {error}",
-                    child.get_ref().pid()
-                ));
+                notice(format_args!("cannot reap pid {}: {error}", process.pid()));
                 return;
             }
         }

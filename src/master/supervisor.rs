@@ -222,7 +222,7 @@ impl Supervisor {
         };
         let pid = child.get_ref().pid();
         self.install(&mut process, pid);
-        process.adopt(child, &self.events);
+        process.adopt(child, &self.events, &self.status);
         self.processes.insert(process.row.index(), process);
         Ok(())
     }
@@ -243,11 +243,7 @@ impl Supervisor {
                         Exit::Code(1)
                     }
                 };
-                let _ = events.send(Event::Ended {
-                    row,
-                    exit,
-                    cpu: Duration::ZERO,
-                });
+                let _ = events.send(Event::Ended { row, exit });
             })
             .map_err(failed)?;
         self.processes.insert(row, process);
@@ -282,7 +278,7 @@ impl Supervisor {
                 self.steer();
             }
             Event::Leaving { row } => self.drain(row).await,
-            Event::Ended { row, exit, cpu } => self.bury(row, exit, cpu, starting).await?,
+            Event::Ended { row, exit } => self.bury(row, exit, starting).await?,
             Event::Respawn { seat } => {
                 if let Err(error) = self.spawn(seat).await {
                     notice(format_args!("{error}; trying again"));
@@ -315,7 +311,7 @@ impl Supervisor {
 
     /// A worker is dead. First nothing new goes its way, then what it had not claimed goes to
     /// others, then its counters are kept, and only then is its seat filled again.
-    async fn bury(&mut self, row: usize, exit: Exit, cpu: Duration, starting: bool) -> Result<()> {
+    async fn bury(&mut self, row: usize, exit: Exit, starting: bool) -> Result<()> {
         let Some(process) = self.processes.remove(&row) else {
             return Ok(());
         };
@@ -333,9 +329,6 @@ impl Supervisor {
         let stopping = {
             let mut status = self.status.lock();
             status.lost += lost;
-            let entry = status.seats.entry(seat.number).or_default();
-            entry.pid = None;
-            entry.retired_cpu += cpu;
             status.stopping
         };
         if stopping || seat.is_masters() {

@@ -20,6 +20,8 @@ use super::{
 pub(crate) enum ProxyBody {
     /// Ours, or none at all.
     Ready(Option<Bytes>),
+    /// None, in a response that says how long it would be (304; RFC 9110, section 8.6).
+    Absent(u64),
     /// The upstream's.
     Upstream(UpstreamBody),
 }
@@ -172,6 +174,7 @@ impl Body for ProxyBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         match self.get_mut() {
             Self::Ready(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Absent(_) => Poll::Ready(None),
             Self::Upstream(body) => body.poll(cx),
         }
     }
@@ -180,6 +183,8 @@ impl Body for ProxyBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Ready(bytes) => bytes.is_none(),
+            // Or hyper would drop the field that says the length.
+            Self::Absent(_) => false,
             Self::Upstream(body) => body.incoming.is_end_stream(),
         }
     }
@@ -188,6 +193,7 @@ impl Body for ProxyBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Ready(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Absent(length) => SizeHint::with_exact(*length),
             Self::Upstream(body) => body.incoming.size_hint(),
         }
     }

@@ -12,7 +12,7 @@ use hyper::{
     Method, Request, Response, StatusCode, Uri, Version,
     body::{Body, Incoming},
     client::conn::TrySendError,
-    header::{HOST, HeaderValue, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING},
     upgrade::OnUpgrade,
 };
 
@@ -62,6 +62,8 @@ struct Outgoing {
     progress: Option<Rc<Progress>>,
     /// The client's side of a switch of protocols, if it asked for one.
     upgrade: Option<OnUpgrade>,
+    /// The client named no host, as HTTP/1.0 allows.
+    hostless: bool,
 }
 
 async fn exchange(
@@ -80,6 +82,11 @@ async fn exchange(
             client.upstream.reuse(endpoint)
         };
         let was_reused = reused.is_some();
+        if outgoing.hostless {
+            // HTTP/1.1, which the upstream is spoken to in, wants one (RFC 9112, section 3.2).
+            let host = client.upstream.host(endpoint);
+            outgoing.request.headers_mut().insert(HOST, host);
+        }
         let link = match reused {
             Some(link) => link,
             None => match client.upstream.connect(endpoint).await {
@@ -116,6 +123,7 @@ async fn exchange(
                     request: *request,
                     progress: outgoing.progress,
                     upgrade,
+                    hostless: outgoing.hostless,
                 };
             }
             Err(Failure::NoAnswer(Fault::Broken)) if memo.is_some() => {
@@ -125,6 +133,7 @@ async fn exchange(
                     request,
                     progress: None,
                     upgrade,
+                    hostless: outgoing.hostless,
                 };
             }
             Err(Failure::Unsent(_)) => return Err(Fault::Broken),
@@ -138,11 +147,14 @@ fn prepare(client: &Client, mut request: Request<Incoming>) -> Result<Outgoing, 
     if [Method::CONNECT, Method::TRACE].contains(request.method()) {
         return Err(Fault::Method);
     }
-    let protocol = headers::upgrade(request.headers());
+    // An HTTP/1.0 client cannot upgrade (RFC 9110, section 7.8).
+    let modern = request.version() == Version::HTTP_11;
+    let protocol = headers::upgrade(request.headers()).filter(|_| modern);
     let upgrade = protocol.is_some().then(|| hyper::upgrade::on(&mut request));
     let (mut head, incoming) = request.into_parts();
     let host = to_origin_form(&mut head.uri)?;
-    if head.version == Version::HTTP_11 && host.is_none() && !head.headers.contains_key(HOST) {
+    let hostless = host.is_none() && !head.headers.contains_key(HOST);
+    if hostless && head.version == Version::HTTP_11 {
         return Err(Fault::Malformed("a Host field is missing\n"));
     }
     head.version = Version::HTTP_11;
@@ -154,6 +166,7 @@ fn prepare(client: &Client, mut request: Request<Incoming>) -> Result<Outgoing, 
             request,
             progress: None,
             upgrade,
+            hostless,
         });
     }
     if upgrade.is_some() {
@@ -184,6 +197,7 @@ fn prepare(client: &Client, mut request: Request<Incoming>) -> Result<Outgoing, 
         request,
         progress: Some(progress),
         upgrade,
+        hostless,
     })
 }
 
@@ -250,17 +264,23 @@ async fn attempt(
     request: Request<RequestBody>,
     progress: Option<&Progress>,
 ) -> Result<(Response<Incoming>, Box<Link>), Failure> {
-    let upstream = &client.upstream;
+    let (upstream, endpoint) = (&client.upstream, link.endpoint());
     let limit = upstream.timeouts().first_byte.as_nanos() as u64;
     let mut deadline = upstream.worker().now().saturating_add(limit);
     let mut response = pin!(tokio::task::coop::unconstrained(link.send(request)));
+    let mut link = Some(link);
     let answered = poll_fn(|cx| {
-        let _ = link.poll(cx);
-        if let Poll::Ready(response) = response
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-        {
-            return Poll::Ready(Ok(response));
+        let ended = link.as_mut().is_some_and(|link| link.poll(cx).is_ready());
+        // Only polling the link makes an answer, so nobody needs to be woken for it.
+        let mut nobody = Context::from_waker(Waker::noop());
+        let mut answer = response.as_mut().poll(&mut nobody);
+        if answer.is_pending() && ended {
+            // What it had not begun to send comes back when it is dropped.
+            drop(link.take());
+            answer = response.as_mut().poll(&mut nobody);
+        }
+        if let Poll::Ready(answer) = answer {
+            return Poll::Ready(Ok(answer));
         }
         let now = upstream.worker().now();
         if progress.is_some_and(|p| !p.finished.get()) {
@@ -270,14 +290,15 @@ async fn attempt(
         client.alarm.borrow_mut().poll(cx, now, deadline).map(Err)
     })
     .await;
-    let endpoint = link.endpoint();
-    match answered {
-        Ok(Ok(response)) => {
+    match (answered, link) {
+        (Ok(Ok(response)), Some(link)) => {
             upstream.answered(endpoint, response.status(), was_reused);
             Ok((response, link))
         }
-        Ok(Err(error)) => Err(failure(client, endpoint, error, progress)),
-        Err(()) => {
+        // The answer came whole, and the link is gone with it.
+        (Ok(Ok(_)), None) => Err(Failure::NoAnswer(Fault::Broken)),
+        (Ok(Err(error)), _) => Err(failure(client, endpoint, error, progress)),
+        (Err(()), _) => {
             upstream.unanswered(endpoint);
             Err(Failure::NoAnswer(Fault::FirstByteTimeout))
         }
@@ -320,7 +341,7 @@ fn answer(
             if link.poll(&mut nobody).is_pending() {
                 return Err(Fault::Broken);
             }
-            tunnel::dig(upgrade, link);
+            tunnel::dig(client, upgrade, link);
             ProxyBody::Ready(None)
         }
         // Nobody asked for it.
@@ -328,7 +349,27 @@ fn answer(
         (false, _) if progress.is_some_and(|p| !p.finished.get()) => {
             ProxyBody::early(incoming, link, client)
         }
-        (false, _) => ProxyBody::upstream(incoming, link, client, last),
+        (false, _) => {
+            let body = ProxyBody::upstream(incoming, link, client, last);
+            match absent_length(&head) {
+                Some(length) => ProxyBody::Absent(length),
+                None => body,
+            }
+        }
     };
     Ok(Response::from_parts(head, body))
+}
+
+/// How long the body would be that a 304 does not have, if it says so.
+fn absent_length(head: &hyper::http::response::Parts) -> Option<u64> {
+    if head.status != StatusCode::NOT_MODIFIED {
+        return None;
+    }
+    let length = head.headers.get(CONTENT_LENGTH)?;
+    length
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|length| *length > 0)
 }

@@ -38,13 +38,17 @@ fn is_claim_about_client(name: &HeaderName) -> bool {
     name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
 }
 
-/// Adds to `doomed`, the fixed list's fields, those that `Connection` names. Says whether the sender
-/// means to close the connection after this message.
+/// Adds to `doomed`, the fixed list's fields, those that `Connection` names; and a length beside
+/// chunks, where the chunks count (RFC 9112, section 6.3) and nobody behind us may be told otherwise.
+/// Says whether the connection ought to be closed after this message.
 ///
 /// # Errors
 /// It names a field without which the message cannot be understood.
 fn read_connection(headers: &HeaderMap, doomed: &mut Vec<HeaderName>) -> Result<bool, Fault> {
-    let mut closes = false;
+    let mut closes = doomed.contains(&TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
+    if closes {
+        doomed.push(CONTENT_LENGTH);
+    }
     for token in tokens(headers, &CONNECTION) {
         // What is usually named is no field at all.
         if token.eq_ignore_ascii_case("keep-alive") {

@@ -14,9 +14,3 @@ pub fn add(number: &AtomicU64, n: u64) {
 pub fn subtract(number: &AtomicU64, n: u64) {
     number.store(number.load(Relaxed).wrapping_sub(n), Relaxed);
 }
-
-/// Adds to a number that several threads of one process write.
-#[inline]
-pub fn add_shared(number: &AtomicU64, n: u64) {
-    number.fetch_add(n, Relaxed);
-}

@@ -166,7 +166,7 @@ impl RowRef {
     ///
     /// Returns the connections that died with the process.
     pub fn retire(self) -> u64 {
-        let lost = self.open();
+        let lost = self.lost();
         let seat = self.birth.seat.load(Relaxed) as u16;
         self.board.retired(seat).fold(&self);
         self.clear();

@@ -56,7 +56,7 @@ pub enum HandoffError {
     KernelRefused = 2,
     /// The worker could not read the batch: truncated, or not as announced.
     Malformed = 3,
-    /// Too many workers in a row died with it unclaimed; it was closed.
+    /// Several workers could not read the batch that it was in; it was closed.
     GaveUp = 4,
 }
 
@@ -137,10 +137,14 @@ shared_struct! {
         pub parked: AtomicU64,
         /// Connections claimed from the master.
         pub claimed: AtomicU64,
-        /// Connections that it accepted itself. Written by two threads.
+        /// Connections that it accepted itself.
         pub self_accepted: AtomicU64,
         /// Connections closed.
         pub closed: AtomicU64,
+        /// Connections that it is claiming at this moment: owned, perhaps, and not counted yet.
+        pub claiming: AtomicU64,
+        /// The same for the one that it is accepting itself.
+        pub accepting: AtomicU64,
         /// Requests begun and not ended.
         pub in_flight: AtomicU64,
         /// Connections that came handed over but revoked, closed unread.
@@ -151,7 +155,7 @@ shared_struct! {
         /// nothing may be claimed, or the lost batch would count as claimed with the next one.
         /// Raised by the worker, lowered by the dispatcher.
         pub broken: AtomicU64,
-        /// Accepts that failed for want of descriptors or memory. Written by two threads.
+        /// Accepts that failed for want of descriptors or memory.
         pub accept_exhausted: AtomicU64,
         /// Connections that a timeout closed.
         pub timed_out: AtomicU64,
@@ -262,6 +266,12 @@ impl Row {
         &self.traffic[usize::from(listener) % MAX_LISTENERS][arm.index()]
     }
 
+    /// The most connections that can have died with the process: those that it owned, and those
+    /// that it was just taking.
+    pub fn lost(&self) -> u64 {
+        self.open() + self.work.claiming.load(Relaxed) + self.work.accepting.load(Relaxed)
+    }
+
     /// Adds all monotonic counters of `other`: what a dead process counted goes into its seat's
     /// retired row, so that no counter ever goes down.
     pub(super) fn fold(&self, other: &Self) {
@@ -323,6 +333,8 @@ impl Row {
         ]);
         zero(&[
             &w.broken,
+            &w.claiming,
+            &w.accepting,
             &w.in_flight,
             &w.refused,
             &w.malformed,

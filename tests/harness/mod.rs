@@ -452,3 +452,182 @@ impl Client {
         bytes
     }
 }
+
+/// The flags that choose an arm.
+pub fn flags_of(arm: pointsman::Arm) -> Vec<&'static str> {
+    let mut flags = vec!["--mode", arm.mode().name()];
+    if let Some(policy) = arm.policy() {
+        flags.extend(["--policy", policy.name()]);
+    }
+    flags
+}
+
+/// What a program that ended by itself left.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+/// Runs the binary with `arguments` until it ends by itself.
+///
+/// # Panics
+/// It does not end: it was killed after [`DEADLINE`].
+#[track_caller]
+pub fn run_to_end(arguments: &[&str]) -> Finished {
+    let child = Command::new(env!("CARGO_BIN_EXE_pointsman"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary under test");
+    let pid = child.id() as i32;
+    let (done, ended) = mpsc::channel();
+    thread::spawn(move || done.send(child.wait_with_output()));
+    let Ok(output) = ended.recv_timeout(DEADLINE) else {
+        kill(pid, nix::sys::signal::Signal::SIGKILL);
+        panic!("pointsman {arguments:?} runs, though it was to end by itself");
+    };
+    let output = output.expect("its output");
+    Finished {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A process as `/proc` shows it: its parent and its state (`Z` for a zombie). `None`: there is none.
+pub fn process(pid: i32) -> Option<(i32, char)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in parentheses and may hold anything, parentheses too.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((fields.next()?.parse().ok()?, state))
+}
+
+/// Does the process run still? One that is dead and only waits to be reaped does not.
+pub fn is_running(pid: i32) -> bool {
+    process(pid).is_some_and(|(_, state)| !['Z', 'X'].contains(&state))
+}
+
+/// The children of a process, with their states.
+pub fn children(parent: i32) -> Vec<(i32, char)> {
+    std::fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| {
+            process(pid)
+                .filter(|(p, _)| *p == parent)
+                .map(|(_, s)| (pid, s))
+        })
+        .collect()
+}
+
+/// An upstream that answers requests for `/held` when the gate is opened, and others at once.
+pub struct Gate {
+    address: SocketAddr,
+    state: Arc<(Mutex<GateState>, std::sync::Condvar)>,
+}
+
+#[derive(Default)]
+struct GateState {
+    open: bool,
+    waiting: usize,
+}
+
+impl Gate {
+    /// What it answers to `/held`.
+    pub const HELD: &'static str = "it was worth the wait\n";
+    /// What it answers to everything else.
+    pub const FREE: &'static str = "no need to wait\n";
+
+    /// Starts one, closed.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let state: Arc<(Mutex<GateState>, std::sync::Condvar)> = Arc::default();
+        // Threads end with their connections, the accepting one with the test's process.
+        thread::spawn({
+            let state = state.clone();
+            move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    let state = state.clone();
+                    thread::spawn(move || Self::serve(stream, &state));
+                }
+            }
+        });
+        Self { address, state }
+    }
+
+    fn serve(mut stream: TcpStream, (state, opened): &(Mutex<GateState>, std::sync::Condvar)) {
+        let mut lines = BufReader::new(stream.try_clone().expect("a socket")).lines();
+        while let Some(Ok(first)) = lines.next() {
+            while lines
+                .next()
+                .is_some_and(|line| line.is_ok_and(|l| !l.is_empty()))
+            {}
+            let mut body = Self::FREE;
+            if first.starts_with("GET /held ") {
+                body = Self::HELD;
+                let mut state = state.lock().expect("nobody panics with it");
+                state.waiting += 1;
+                drop(
+                    opened
+                        .wait_while(state, |state| !state.open)
+                        .expect("nobody panics with it"),
+                );
+            }
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The URL for `--upstream`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Waits until `n` requests have come to the gate in all.
+    #[track_caller]
+    pub fn await_held(&self, n: usize) {
+        until("requests wait at the gate", || {
+            (self.state.0.lock().expect("nobody panics with it").waiting >= n).then_some(())
+        });
+    }
+
+    /// Lets everybody through from now on.
+    pub fn open(&self) {
+        self.state.0.lock().expect("nobody panics with it").open = true;
+        self.state.1.notify_all();
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
+/// Random numbers that are the same in every run (the generator of Knuth's MMIX).
+pub struct Lcg(pub u64);
+
+impl Lcg {
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % bound
+    }
+}

@@ -50,7 +50,8 @@ impl Prefixes {
                 let kept = u128::from(a)
                     .checked_shr(128 - u32::from(self.v6))
                     .unwrap_or(0);
-                // Keep the two families apart: ::1 is not 0.0.0.1.
+                // Keep the two families apart: ::1 is not 0.0.0.1. (With a prefix of 128 bits two
+                // addresses of 8000::/1 may share a worker with an IPv4 one, which does no harm.)
                 kept ^ (1 << 127)
             }
         }

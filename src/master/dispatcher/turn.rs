@@ -48,8 +48,9 @@ const SETTLE: TimeSpec = TimeSpec::new(0, 1_000_000);
 /// How long accepting rests when descriptors or memory have run out.
 const EXHAUSTED_REST_MS: u8 = 50;
 const EXHAUSTED_REST: Duration = Duration::from_millis(EXHAUSTED_REST_MS as u64);
-/// How often a connection may go to another worker because the one before died without claiming it.
-const MAX_REDISPATCHES: u8 = 2;
+/// How many workers may fail to read the batch that a connection is in before it is given up. Workers
+/// that die with it unclaimed do not count: they never looked at it, so it is not what killed them.
+const MAX_UNREADABLE: u8 = 2;
 
 /// The event that is no listener: a command has come.
 const BELL: u64 = u64::MAX;
@@ -211,7 +212,7 @@ impl Dispatcher {
         for lane in &mut self.lanes {
             if let Some(back) = lane.settle() {
                 count_error(&self.board, HandoffError::Malformed);
-                self.orphans.extend(back.into_iter().map(once_more));
+                self.orphans.extend(back);
             }
         }
     }
@@ -229,7 +230,7 @@ impl Dispatcher {
 
     fn place_orphans(&mut self) {
         while let Some(held) = self.orphans.pop_front() {
-            if held.redispatched > MAX_REDISPATCHES {
+            if held.unreadable > MAX_UNREADABLE {
                 count_error(&self.board, HandoffError::GaveUp);
             } else if let Err(held) = self.assign(held) {
                 self.orphans.push_front(held);
@@ -244,7 +245,7 @@ impl Dispatcher {
         let Some(i) = self.picker.pick(held.conn.peer.ip(), &self.candidates) else {
             return Err(held);
         };
-        if held.redispatched > 0 {
+        if held.taken_back {
             add(&self.board.dispatcher().redispatched, 1);
         }
         self.lanes[i].push(held);
@@ -278,7 +279,8 @@ impl Dispatcher {
                     };
                     if let Err(held) = self.assign(Held {
                         conn,
-                        redispatched: 0,
+                        taken_back: false,
+                        unreadable: 0,
                     }) {
                         self.orphans.push_back(held);
                     }
@@ -329,12 +331,7 @@ impl Dispatcher {
         for lane in &mut self.lanes {
             if let Err((why, back)) = lane.send() {
                 count_error(&self.board, why);
-                // A worker that is gone has used up one try; one that is full has not.
-                let broken = why == HandoffError::ChannelBroken;
-                self.orphans.extend(
-                    back.into_iter()
-                        .map(|h| if broken { once_more(h) } else { h }),
-                );
+                self.orphans.extend(back);
             }
         }
     }
@@ -368,8 +365,7 @@ impl Dispatcher {
         };
         let mut lane = self.lanes.remove(i);
         self.roster += 1;
-        self.orphans
-            .extend(lane.take_back().into_iter().map(once_more));
+        self.orphans.extend(lane.take_back());
         self.refresh();
         self.place_orphans();
         if self.arm.mode() == Mode::Shared {
@@ -444,13 +440,6 @@ impl Dispatcher {
             _ => EpollFlags::empty(),
         };
         EpollEvent::new(EpollFlags::EPOLLIN | exclusive, spot.event())
-    }
-}
-
-fn once_more(held: Held) -> Held {
-    Held {
-        redispatched: held.redispatched + 1,
-        ..held
     }
 }
 

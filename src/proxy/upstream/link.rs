@@ -114,7 +114,11 @@ impl Link {
     /// the first bytes of the new protocol.
     pub(crate) fn into_socket(self: Box<Self>) -> (Socket, Bytes, Open) {
         let parts = self.connection.into_parts();
-        (parts.io.into_inner(), parts.read_buf, self.open)
+        (
+            parts.io.into_inner().into_tunnel(),
+            parts.read_buf,
+            self.open,
+        )
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use hyper::header::HeaderValue;
 use tokio::time::{interval, timeout};
 
 pub(super) use self::{
@@ -18,7 +19,7 @@ pub(super) use self::{
 };
 use super::fault::Fault;
 use crate::{
-    config::{Endpoint, ProxyConfig, UpstreamTimeouts},
+    config::{Address, Endpoint, ProxyConfig, UpstreamTimeouts},
     scoreboard::{self, class, count::add},
     worker::Worker,
 };
@@ -165,6 +166,15 @@ impl Upstream {
             }
         }
         self.sweeping.set(false);
+    }
+
+    /// What to call an endpoint in a request whose client did not say.
+    pub(super) fn host(&self, endpoint: usize) -> HeaderValue {
+        let name = match self.endpoint(endpoint).address() {
+            Address::Tcp { .. } => HeaderValue::try_from(self.endpoint(endpoint).to_string()),
+            Address::Unix(_) => Ok(HeaderValue::from_static("localhost")),
+        };
+        name.unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
     fn endpoint(&self, endpoint: usize) -> &Endpoint {

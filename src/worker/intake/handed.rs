@@ -58,9 +58,11 @@ impl<A: Application> HandedDoor<A> {
             }
             let (first, count) = (batch.first(), batch.len() as u32);
             // Before any byte is looked at: from here on these are ours, or never were.
+            row.work.claiming.store(u64::from(count), Relaxed);
             let refused = claim(&row.claim.word, first, count);
             let claimed_at = monotonic_ns();
             add(&row.work.claimed, u64::from(count - refused));
+            row.work.claiming.store(0, Relaxed);
             add(&row.work.refused, u64::from(refused));
             for (entry, socket) in batch.entries().zip(sockets).skip(refused as usize) {
                 row.handoff_duration

@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use crate::{
     conn::Conn,
     dispatch::mode::Arm,
-    scoreboard::{RowRef, count::add_shared},
+    scoreboard::{RowRef, count::add},
     sys::{
         readiness::watch,
         socket::{AcceptError, accept, classify, waiting},
@@ -85,30 +86,33 @@ pub(super) enum Swept {
     Exhausted,
 }
 
-/// Accepts one connection and counts it as this worker's, before anything else happens to it.
+/// Accepts one connection and counts it as this worker's, before anything else happens to it. Only
+/// one thread of a worker may do so at a time.
 pub(super) fn take(
     listener: impl AsFd,
     row: &RowRef,
     id: u8,
     arm: Arm,
 ) -> Result<Conn, AcceptError> {
-    match accept(listener.as_fd()) {
-        Ok((socket, peer)) => {
-            add_shared(&row.work.self_accepted, 1);
-            Ok(Conn {
-                socket,
-                peer,
-                listener: id,
-                arm,
-                accepted_at: 0,
-            })
-        }
-        Err(error) => {
-            let kind = classify(&error);
-            if kind == AcceptError::Exhausted {
-                add_shared(&row.work.accept_exhausted, 1);
-            }
-            Err(kind)
-        }
+    // Killed between the two, the process would take a connection with it that nobody counted.
+    row.work.accepting.store(1, Relaxed);
+    let accepted = accept(listener.as_fd());
+    if accepted.is_ok() {
+        add(&row.work.self_accepted, 1);
     }
+    row.work.accepting.store(0, Relaxed);
+    let (socket, peer) = accepted.map_err(|error| {
+        let kind = classify(&error);
+        if kind == AcceptError::Exhausted {
+            add(&row.work.accept_exhausted, 1);
+        }
+        kind
+    })?;
+    Ok(Conn {
+        socket,
+        peer,
+        listener: id,
+        arm,
+        accepted_at: 0,
+    })
 }

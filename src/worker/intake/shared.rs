@@ -62,17 +62,20 @@ impl SharedDoor {
         waiter
             .epoll
             .add(&*rest.bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        let (at_the_door, arrived) = std::sync::mpsc::channel();
         thread::Builder::new()
             .name("accept".into())
             .spawn(move || {
                 // As the dispatcher: it shall not interrupt the loop that it feeds.
                 let _ = do_not_interrupt_others();
-                if let Err(error) = waiter.run() {
+                if let Err(error) = waiter.run(at_the_door) {
                     // A worker that accepts nothing must not look alive: the master replaces it.
                     crate::notice(format_args!("a worker can accept no more: {error}"));
                     std::process::exit(1);
                 }
             })?;
+        // Ready is said only by a worker that stands in the queue. An error has said so already.
+        let _ = arrived.recv();
         let welcoming = tokio::task::spawn_local(async move {
             while let Some(conn) = queue.recv().await {
                 host.welcome(conn);
@@ -101,9 +104,10 @@ struct Waiter {
 }
 
 impl Waiter {
-    fn run(mut self) -> io::Result<()> {
+    fn run(mut self, at_the_door: std::sync::mpsc::Sender<()>) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 16];
-        let mut waiting = false;
+        let mut waiting = self.wait_or_rest(false)?;
+        drop(at_the_door);
         while !self.rest.stopping.load(Acquire) {
             waiting = self.wait_or_rest(waiting)?;
             let n = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
