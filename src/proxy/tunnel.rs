@@ -79,6 +79,13 @@ impl Traffic<'_> {
         self.last.set(self.worker.now());
     }
 
+    /// One end is done: the other's time begins now.
+    fn ended(&self) {
+        if !self.half.replace(true) {
+            self.moved();
+        }
+    }
+
     /// When it will have been quiet for `limit`, monotonic nanoseconds.
     fn quiet_for(&self, limit: Duration) -> u64 {
         self.last.get().saturating_add(limit.as_nanos() as u64)
@@ -109,7 +116,7 @@ impl AsyncRead for Upstream<'_> {
         if buf.filled().len() > before {
             this.traffic.moved();
         } else if result.is_ready() {
-            this.traffic.half.set(true);
+            this.traffic.ended();
         }
         result
     }
@@ -135,7 +142,7 @@ impl AsyncWrite for Upstream<'_> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        this.traffic.half.set(true);
+        this.traffic.ended();
         Pin::new(&mut this.socket).poll_shutdown(cx)
     }
 }

@@ -22,7 +22,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
     runtime::{Builder, LocalOptions, LocalRuntime},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 pub(crate) use self::alarm::Alarm;
@@ -152,6 +152,8 @@ where
         row,
     };
     runtime.block_on(async {
+        // Before anything can be told of this worker's being there.
+        let terminate = signal(SignalKind::terminate())?;
         let control = Control::new(line)?;
         let host = Host::new(&worker, factory(worker.clone()).await, Rest::new()?);
         let arm = worker.inheritance.doors.arm;
@@ -159,7 +161,7 @@ where
         control.send(&ToMaster::Ready, &[]).await?;
 
         let deadline = tokio::select! {
-            told = told_to_drain(&control) => told,
+            told = told_to_drain(&control, terminate) => told,
             () = intake.closed() => Some(ORPHAN_DEADLINE),
         };
         // New connections first, then the open ones: none is taken that would be cut at once.
@@ -177,10 +179,7 @@ where
 /// Waits until the worker must drain: told to by the master, or because the master is gone, in which
 /// case the limit that the worker sets itself is returned. A signal is passed on to the master, which
 /// sees to it that nothing new comes this way before it says to drain.
-async fn told_to_drain(control: &Control) -> Option<Duration> {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        return Some(ORPHAN_DEADLINE);
-    };
+async fn told_to_drain(control: &Control, mut terminate: Signal) -> Option<Duration> {
     loop {
         tokio::select! {
             message = control.receive::<ToWorker>() => return match message {
