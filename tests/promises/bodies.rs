@@ -10,7 +10,7 @@ use std::{
 
 use crate::harness::{
     Answer, Client, Demo, Pointsman, until,
-    upstream::{Upstream, Wire, chunked, pattern, rest_of},
+    upstream::{Upstream, chunked, pattern, rest_of},
 };
 
 /// Large enough to fill every buffer on the way many times.
@@ -177,30 +177,37 @@ fn an_answer_may_begin_before_its_request_has_ended() {
     assert_eq!(client.read_exact(5).expect("the end"), b"0\r\n\r\n");
 }
 
-/// What a client gets that uploads a large body to an upstream that refuses it unread, and then does
-/// `end` to its connection. The client reads while it writes if it is `attentive`, else afterwards.
+/// What a client gets that uploads more than fits into all buffers on the way to an upstream that
+/// refuses it unread; which then hangs up, if it is `rude`, or leaves that to the proxy. The client
+/// reads while it writes, if it is `attentive`, or else afterwards.
 #[track_caller]
-fn refused_upload(framing: Framing, attentive: bool, end: fn(Wire)) -> Answer {
+fn refused_upload(request: &[u8], attentive: bool, rude: bool) -> Answer {
     let upstream = Upstream::start();
     let proxy = upstream.proxied(&[]);
     let mut client = Client::connect(proxy.address());
     let socket = client.socket().try_clone().expect("a socket");
-    let request = framing.request("POST /", &pattern(LARGE));
-    let answer = thread::scope(|scope| {
-        let upstream = &upstream;
-        scope.spawn(move || {
+    let (answer, wire) = thread::scope(|scope| {
+        let refusing = scope.spawn(|| {
             let mut wire = upstream.accept();
             wire.head();
             wire.send("HTTP/1.1 413 Content Too Large\r\ncontent-length: 8\r\n\r\ntoo much");
-            end(wire);
+            // Kept, unread, until the answer is there.
+            (!rude).then_some(wire)
         });
-        if attentive {
-            sending(&socket, &request, || client.read_answer(false))
+        let answer = if attentive {
+            sending(&socket, request, || client.read_answer(false))
         } else {
-            let _ = client.send(&request);
+            let _ = client.send(request);
             client.read_answer(false)
-        }
+        };
+        (answer, refusing.join().expect("a refusal"))
     });
+    if let Some(mut wire) = wire {
+        assert!(
+            wire.rest().len() < request.len(),
+            "it was sent all the same"
+        );
+    }
     // What was left unsaid must not stand before the next request.
     let mut next = Client::connect(proxy.address());
     next.send(PLAIN).expect("an open connection");
@@ -214,8 +221,9 @@ fn refused_upload(framing: Framing, attentive: bool, end: fn(Wire)) -> Answer {
 #[test]
 fn an_upload_that_is_refused_halfway_gets_the_refusal() {
     for framing in FRAMINGS {
+        let request = framing.request("POST /", &pattern(4 * LARGE));
         for attentive in [true, false] {
-            let answer = refused_upload(framing, attentive, |mut wire| _ = wire.rest());
+            let answer = refused_upload(&request, attentive, false);
             assert_eq!((answer.status, answer.text().as_str()), (413, "too much"));
         }
     }
@@ -223,9 +231,10 @@ fn an_upload_that_is_refused_halfway_gets_the_refusal() {
 
 #[test]
 fn an_upload_that_is_refused_by_hanging_up_gets_the_refusal() {
+    let request = Framing::Length.request("POST /", &pattern(4 * LARGE));
     // Over and over: whether the answer or the broken connection is seen first is up to chance.
     for round in 0..20 {
-        let answer = refused_upload(Framing::Length, round % 2 == 0, drop);
+        let answer = refused_upload(&request, round % 2 == 0, true);
         assert_eq!(
             (answer.status, answer.text().as_str()),
             (413, "too much"),
