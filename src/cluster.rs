@@ -9,6 +9,7 @@ use std::{
 use crate::{
     config::{ClusterConfig, ConnectionTimeouts},
     dispatch::{
+        load::LoadSignal,
         mode::{Arm, Mode},
         policy::{Policy, Prefixes},
     },
@@ -60,6 +61,7 @@ pub struct Cluster {
     config: ClusterConfig,
     mode: Option<Mode>,
     policy: Option<Policy>,
+    load_signal: Option<LoadSignal>,
     application: String,
     endpoints: Vec<String>,
     on_ready: Option<OnReady>,
@@ -113,6 +115,12 @@ impl Cluster {
     /// How much of an address the policy `remote-address` looks at.
     pub fn prefixes(mut self, prefixes: Prefixes) -> Self {
         self.config.prefixes = prefixes;
+        self
+    }
+
+    /// What the policy `least-loaded` goes by; open connections by default.
+    pub fn load_signal(mut self, signal: LoadSignal) -> Self {
+        self.load_signal = Some(signal);
         self
     }
 
@@ -197,8 +205,22 @@ impl Cluster {
         }
         let arm = Arm::new(self.mode.unwrap_or(Mode::Handoff), self.policy)
             .map_err(|error| Error::usage(error.to_string()))?;
+        let load_signal = match (self.load_signal, arm.policy()) {
+            (None, _) => LoadSignal::default(),
+            (Some(signal), Some(Policy::LeastLoaded)) => signal,
+            (Some(signal), _) => {
+                return Err(Error::usage(format!(
+                    "load signal '{signal}' has no say in {arm}: only the policy 'least-loaded' goes by it"
+                )));
+            }
+        };
+        let config = ClusterConfig {
+            arm,
+            load_signal,
+            ..self.config
+        };
         Ok(Plan {
-            config: ClusterConfig { arm, ..self.config },
+            config,
             application: self.application,
             endpoints: self.endpoints,
             on_ready: self.on_ready,

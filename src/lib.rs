@@ -64,6 +64,7 @@ pub use self::{
     cluster::{Cluster, is_worker},
     config::ConnectionTimeouts,
     dispatch::{
+        load::LoadSignal,
         mode::{Arm, Mode},
         policy::{Policy, Prefixes},
     },

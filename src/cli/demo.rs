@@ -9,6 +9,9 @@ use std::{
         unix::process::CommandExt,
     },
     process::Command,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use clap::Args;
@@ -43,6 +46,7 @@ impl DemoUpstream {
     pub(super) fn run(self) -> Result<()> {
         let failed = |error| Error::runtime(format!("demo upstream on {}", self.listen), error);
         let (listener, line) = if self.inherit {
+            crate::sys::child::call_by_program_name();
             let (listener, line) = inherit().map_err(failed)?;
             (listener, Some(line))
         } else {
@@ -113,35 +117,42 @@ fn inherit() -> io::Result<(TcpListener, OwnedFd)> {
     Ok((TcpListener::from(listener), line))
 }
 
-/// Two demo upstreams, running; dropping this ends them.
+/// Two demo upstreams, running and kept so; dropping this ends them.
 pub(super) struct DemoUpstreams {
     endpoints: Vec<Endpoint>,
-    processes: Vec<(Child, OwnedFd)>,
+    keepers: Vec<Keeper>,
 }
+
+/// Keeps one demo upstream running: a thread that starts it, and starts it again should it end.
+struct Keeper {
+    state: Arc<Mutex<Kept>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    process: Option<Arc<Child>>,
+    stopping: bool,
+}
+
+/// How long after its end a demo upstream is started again.
+const PAUSE: Duration = Duration::from_millis(200);
 
 impl DemoUpstreams {
     pub(super) fn start() -> Result<Self> {
         let failed = |error| Error::runtime("cannot start the demo upstreams", error);
         let mut demo = Self {
             endpoints: Vec::new(),
-            processes: Vec::new(),
+            keepers: Vec::new(),
         };
         for name in ["north", "south"] {
             let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
-            let (ours, theirs) = fdpass::pair().map_err(failed)?;
-            // Waits in the line until the child reads it.
-            fdpass::send(ours.as_fd(), b"listener", [listener.as_fd()].into_iter())
-                .map_err(failed)?;
-            let mut command = Command::new("/proc/self/exe");
-            command
-                .arg0("pointsman")
-                .args(["demo-upstream", "--inherit", "--name", name]);
-            demo.processes
-                .push((Child::spawn(command, theirs).map_err(failed)?, ours));
             let endpoint = address.to_string().parse();
             demo.endpoints
                 .push(endpoint.map_err(|error| Error::failed(format!("{error}")))?);
+            demo.keepers
+                .push(Keeper::start(name, listener).map_err(failed)?);
         }
         Ok(demo)
     }
@@ -151,11 +162,75 @@ impl DemoUpstreams {
     }
 }
 
-impl Drop for DemoUpstreams {
+impl Keeper {
+    fn start(name: &'static str, listener: TcpListener) -> io::Result<Self> {
+        let state = Arc::new(Mutex::new(Kept::default()));
+        let (mut process, mut line) = spawn(name, &listener)?;
+        lock(&state).process = Some(process.clone());
+        let thread = thread::Builder::new().name(name.into()).spawn({
+            let state = state.clone();
+            move || {
+                loop {
+                    let exit = process.wait();
+                    drop(line);
+                    if lock(&state).stopping {
+                        return;
+                    }
+                    let how = exit.map_or_else(|error| error.to_string(), |exit| exit.to_string());
+                    crate::notice(format_args!(
+                        "demo upstream '{name}' ended with {how}; starting it again"
+                    ));
+                    thread::sleep(PAUSE);
+                    // Not to be started again while it is being stopped.
+                    let mut kept = lock(&state);
+                    match spawn(name, &listener) {
+                        _ if kept.stopping => return,
+                        Ok(started) => (process, line) = started,
+                        Err(error) => {
+                            crate::notice(format_args!("demo upstream '{name}' is gone: {error}"));
+                            return;
+                        }
+                    }
+                    kept.process = Some(process.clone());
+                }
+            }
+        })?;
+        Ok(Self {
+            state,
+            thread: Some(thread),
+        })
+    }
+}
+
+fn lock(state: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts one demo upstream, which ends when the returned line does.
+fn spawn(name: &str, listener: &TcpListener) -> io::Result<(Arc<Child>, OwnedFd)> {
+    let (ours, theirs) = fdpass::pair()?;
+    // Waits in the line until the child reads it.
+    fdpass::send(ours.as_fd(), b"listener", [listener.as_fd()].into_iter())?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("pointsman")
+        .args(["demo-upstream", "--inherit", "--name", name]);
+    Ok((Arc::new(Child::spawn(command, theirs)?), ours))
+}
+
+impl Drop for Keeper {
     fn drop(&mut self) {
-        for (process, _line) in &self.processes {
-            // Closing the line would do, but only once nobody else holds a copy of it.
-            let _ = process.signal(Signal::SIGTERM);
+        let process = {
+            let mut kept = lock(&self.state);
+            kept.stopping = true;
+            kept.process.take()
+        };
+        if let Some(process) = process {
+            // The proxy in front of it has drained, or was told to end at once.
+            let _ = process.signal(Signal::SIGKILL);
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     error::{Error, Result},
     is_worker,
     proxy::Proxy,
+    scoreboard::MAX_WORKERS,
 };
 
 /// Run the reverse proxy: accept HTTP connections, dispatch them to worker processes, forward their
@@ -56,7 +57,7 @@ pub(super) struct Serve {
 
     /// Worker processes, 1 to 128 [default: the cores that this process may use].
     #[arg(long, value_name = "N")]
-    workers: Option<u16>,
+    workers: Option<u64>,
 
     /// How connections reach the workers: handoff, hybrid, shared or reuseport.
     #[arg(long, value_name = "MODE", default_value = "handoff")]
@@ -66,6 +67,11 @@ pub(super) struct Serve {
     /// [default: least-loaded in handoff and hybrid; the other modes take none].
     #[arg(long, value_name = "POLICY")]
     policy: Option<String>,
+
+    /// What least-loaded goes by: connections (open), requests (in flight) or busy (share of the
+    /// worker's time) [default: connections].
+    #[arg(long, value_name = "SIGNAL")]
+    load_signal: Option<String>,
 
     /// The part of an IPv4 address that remote-address looks at.
     #[arg(long, value_name = "BITS", default_value_t = 32)]
@@ -185,7 +191,10 @@ impl Serve {
             .map_err(|error| Error::failed(format!("cannot pass the configuration on: {error}")))?;
 
         let names: Vec<String> = proxy.endpoints.iter().map(Endpoint::to_string).collect();
-        let workers = self.workers.unwrap_or_else(usable_cores);
+        let workers = match self.workers {
+            Some(n) => u16::try_from(n).map_err(|_| too_many_workers(n))?,
+            None => usable_cores(),
+        };
         let mut cluster = Cluster::new()
             .workers(workers)
             .mode(mode)
@@ -201,6 +210,9 @@ impl Serve {
             .endpoints(names.clone());
         if let Some(policy) = policy {
             cluster = cluster.policy(policy);
+        }
+        if let Some(signal) = &self.load_signal {
+            cluster = cluster.load_signal(signal.parse().map_err(|e| usage(&e))?);
         }
         for address in &self.listen {
             cluster = cluster.listen(address);
@@ -221,6 +233,10 @@ impl Serve {
         drop(demo);
         served
     }
+}
+
+fn too_many_workers(n: u64) -> Error {
+    Error::usage(format!("{n} workers: it takes 1 to {MAX_WORKERS}"))
 }
 
 fn announcement(ready: &Ready, upstreams: &[String]) -> String {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::endpoint::{Address, Endpoint};
 use crate::{
-    dispatch::{mode::Arm, policy::Prefixes},
+    dispatch::{load::LoadSignal, mode::Arm, policy::Prefixes},
     error::{Error, Result},
     scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, MAX_WORKERS},
 };
@@ -27,6 +27,8 @@ pub struct ClusterConfig {
     pub arm: Arm,
     /// How much of an address the policy `remote-address` looks at.
     pub prefixes: Prefixes,
+    /// What the policy `least-loaded` goes by.
+    pub load_signal: LoadSignal,
     /// Does the master serve too, as one more worker?
     pub master_serves: bool,
     /// Is each worker bound to a core of its own?
@@ -64,6 +66,7 @@ impl Default for ClusterConfig {
             workers: None,
             arm: Arm::ALL[1],
             prefixes: Prefixes::default(),
+            load_signal: LoadSignal::default(),
             master_serves: false,
             pin_cpus: false,
             admin: None,

@@ -2,6 +2,8 @@
 //! property tests and a simulator all run this same code.
 
 pub mod name;
+
+pub mod load;
 pub mod policy;
 
 pub mod mode;

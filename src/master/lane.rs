@@ -11,7 +11,10 @@ use std::{
 use crate::{
     channel::Outlet,
     conn::Conn,
-    dispatch::wire::MAX_BATCH,
+    dispatch::{
+        load::{BusyShare, LoadSignal},
+        wire::MAX_BATCH,
+    },
     scoreboard::{HandoffError, RowRef, claim, count::add},
     status::Seat,
 };
@@ -38,6 +41,7 @@ pub(super) struct Lane {
     sent: VecDeque<Held>,
     /// The worker's end is gone; its death will be reported.
     broken: bool,
+    busy: BusyShare,
 }
 
 impl Lane {
@@ -51,6 +55,7 @@ impl Lane {
             batch: Vec::with_capacity(MAX_BATCH),
             sent: VecDeque::with_capacity(MAX_BATCH),
             broken: false,
+            busy: BusyShare::default(),
         }
     }
 
@@ -71,6 +76,7 @@ impl Lane {
     #[inline]
     pub(super) fn push(&mut self, held: Held) {
         add(&self.row.dispatched.assigned, 1);
+        self.busy.picked();
         self.batch.push(held);
     }
 
@@ -158,10 +164,14 @@ impl Lane {
         self.sent.drain(..done);
     }
 
-    /// The worker's load as everybody sees it.
+    /// The worker's load by a signal, at `now` (monotonic nanoseconds).
     #[inline]
-    pub(super) fn load(&self) -> u32 {
-        self.row.load()
+    pub(super) fn load(&mut self, signal: LoadSignal, now: u64) -> u32 {
+        match signal {
+            LoadSignal::Connections => self.row.load(),
+            LoadSignal::Requests => self.row.request_load(),
+            LoadSignal::Busy => self.busy.load(now, self.row.busy(now)),
+        }
     }
 }
 
@@ -244,7 +254,7 @@ mod tests {
         assert!(f.lane.settle().is_none());
         assert_eq!(f.lane.sent.len(), MAX_BATCH - 10);
         assert!(f.lane.has_room());
-        assert_eq!(f.lane.load(), MAX_BATCH as u32);
+        assert_eq!(f.lane.row.load(), MAX_BATCH as u32);
     }
 
     #[test]
@@ -258,7 +268,11 @@ mod tests {
         f.push(1);
         assert_eq!(f.lane.take_back().len(), 3, "two sent, one only picked");
         assert!(!f.lane.is_outstanding());
-        assert_eq!(f.lane.load(), 3, "the claimed ones are still the worker's");
+        assert_eq!(
+            f.lane.row.load(),
+            3,
+            "the claimed ones are still the worker's"
+        );
         assert_eq!(claim(&f.lane.row.claim.word, 4, 2), 2, "too late");
     }
 
@@ -281,7 +295,7 @@ mod tests {
         let (why, back) = f.lane.send().expect_err("broken");
         assert_eq!((why, back.len()), (HandoffError::ChannelBroken, 2));
         assert!(!f.lane.has_room());
-        assert_eq!(f.lane.load(), 0);
+        assert_eq!(f.lane.row.load(), 0);
     }
 
     #[test]

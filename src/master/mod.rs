@@ -58,8 +58,8 @@ pub(crate) type ServeHere = Box<dyn FnOnce(OwnedFd) -> std::io::Result<()> + Sen
 /// unfit.
 pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
     let workers = plan.config.validate()?.get();
-    raise_descriptor_limit();
     let seats = usize::from(workers) + usize::from(plan.config.master_serves);
+    raise_descriptor_limit(plan.config.listen.len(), seats)?;
     let groups = plan
         .config
         .listen
@@ -75,6 +75,7 @@ pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
     let rules = Rules {
         arm: plan.config.arm,
         prefixes: plan.config.prefixes,
+        signal: plan.config.load_signal,
     };
     let dispatcher = dispatcher::start(groups.clone(), board.clone(), rules)
         .map_err(|error| Error::runtime("cannot start the dispatcher", error))?;
@@ -106,16 +107,27 @@ pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
     })
 }
 
-/// Every connection costs descriptors: take what the hard limit allows. Workers inherit it.
-fn raise_descriptor_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
+/// Every connection costs descriptors: takes what the hard limit allows (workers inherit it), and
+/// refuses to start where not even the cluster's own would fit.
+fn raise_descriptor_limit(listeners: usize, seats: usize) -> Result<()> {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return Ok(());
+    };
+    if soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
         crate::notice(format_args!(
             "the limit of open files stays at {soft}: {error}"
         ));
     }
+    // Lines, pidfds and listeners, and some for runtimes, the scoreboard and a first connection.
+    let needed = 40 + listeners * (seats + 1) + 4 * seats;
+    if hard < needed as u64 {
+        return Err(Error::failed(format!(
+            "the limit of open files is {hard}: this takes at least {needed} (ulimit -Hn), or fewer workers"
+        )));
+    }
+    Ok(())
 }
 
 /// Boxes what [`run`] needs to serve in the master itself.

@@ -135,6 +135,10 @@ shared_struct! {
         pub loop_entered: AtomicU64,
         /// 1 while its loop waits for something to do.
         pub parked: AtomicU64,
+        /// When its loop last stopped waiting, monotonic nanoseconds.
+        pub unparked_at: AtomicU64,
+        /// For how long its loop did not wait, up to the last time that it began to, nanoseconds.
+        pub busy_ns: AtomicU64,
         /// Connections claimed from the master.
         pub claimed: AtomicU64,
         /// Connections that it accepted itself.
@@ -254,6 +258,23 @@ impl Row {
         opened.saturating_sub(ended).min(u64::from(u32::MAX)) as u32
     }
 
+    /// Requests in flight, and connections on their way that may bring more.
+    pub fn request_load(&self) -> u32 {
+        let handed = self.dispatched.assigned.load(Relaxed);
+        let arrived = self.dispatched.revoked.load(Relaxed) + self.work.claimed.load(Relaxed);
+        let load = self.work.in_flight.load(Relaxed) + handed.saturating_sub(arrived);
+        load.min(u64::from(u32::MAX)) as u32
+    }
+
+    /// For how long the worker's loop has been busy in all, up to `now`; nanoseconds.
+    pub fn busy(&self, now: u64) -> u64 {
+        let before = self.work.busy_ns.load(Relaxed);
+        match self.work.parked.load(Relaxed) {
+            0 => before + now.saturating_sub(self.work.unparked_at.load(Relaxed)),
+            _ => before,
+        }
+    }
+
     /// Connections that the worker owns now: what dies with it.
     pub fn open(&self) -> u64 {
         let owned = self.work.claimed.load(Relaxed) + self.work.self_accepted.load(Relaxed);
@@ -326,6 +347,8 @@ impl Row {
         zero(&[&d.assigned, &d.revoked, &d.sent, &d.batches]);
         zero(&[
             &w.loop_entered,
+            &w.unparked_at,
+            &w.busy_ns,
             &w.parked,
             &w.claimed,
             &w.self_accepted,

@@ -31,7 +31,7 @@ use self::{intake::Intake, rest::Rest, serve::Host};
 use crate::{
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
     error::{Error, Result},
-    scoreboard::{RowRef, Scoreboard},
+    scoreboard::{RowRef, Scoreboard, count::add},
     sys::{clock::monotonic_ns, fdpass},
 };
 
@@ -88,7 +88,7 @@ where
     Fut: Future<Output = A>,
     A: Application,
 {
-    call_by_program_name();
+    crate::sys::child::call_by_program_name();
     run(line, factory).map_err(|error| {
         let unfit = error.kind() == io::ErrorKind::InvalidData;
         let error = Error::runtime("worker", error);
@@ -98,18 +98,6 @@ where
         }
         error
     })
-}
-
-/// Run through /proc/self/exe, a worker would be shown as "exe" by top and perf.
-fn call_by_program_name() {
-    let name = std::env::args().next().unwrap_or_default();
-    let program = name
-        .split(" [")
-        .next()
-        .and_then(|path| path.rsplit('/').next());
-    if let Some(Ok(name)) = program.map(std::ffi::CString::new) {
-        let _ = nix::sys::prctl::set_name(&name);
-    }
 }
 
 /// Runs the worker until it has drained. `factory` makes the application.
@@ -236,13 +224,21 @@ fn bind_to_core(core: usize) -> io::Result<()> {
 fn runtime(row: &RowRef) -> io::Result<LocalRuntime> {
     let (entering, parking) = (row.clone(), row.clone());
     row.work.loop_entered.store(monotonic_ns(), Relaxed);
+    row.work.unparked_at.store(monotonic_ns(), Relaxed);
     Builder::new_current_thread()
         .enable_io()
         .enable_time()
         .on_thread_unpark(move || {
-            entering.work.loop_entered.store(monotonic_ns(), Relaxed);
-            entering.work.parked.store(0, Relaxed);
+            let (work, now) = (&entering.work, monotonic_ns());
+            work.loop_entered.store(now, Relaxed);
+            work.unparked_at.store(now, Relaxed);
+            work.parked.store(0, Relaxed);
         })
-        .on_thread_park(move || parking.work.parked.store(1, Relaxed))
+        .on_thread_park(move || {
+            let work = &parking.work;
+            let busy = monotonic_ns().saturating_sub(work.unparked_at.load(Relaxed));
+            work.parked.store(1, Relaxed);
+            add(&work.busy_ns, busy);
+        })
         .build_local(LocalOptions::default())
 }

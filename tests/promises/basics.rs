@@ -125,6 +125,7 @@ fn what_cannot_be_is_refused_in_one_line_that_names_the_culprit() {
         "least-loded",
         &["least-loded", "least-loaded", "round-robin"],
     );
+    with("--load-signal", "cpu", &["cpu", "connections", "busy"]);
     with("--workers", "0", &["0 workers"]);
     with("--workers", "129", &["129 workers"]);
     with(

@@ -7,9 +7,9 @@ use std::{
 };
 
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
-use pointsman::{Arm, Mode, Policy};
+use pointsman::{Arm, LoadSignal, Mode, Policy};
 
-use crate::harness::{Client, Demo, Lcg, Pointsman, flags_of, get, is_running, kill, until};
+use crate::harness::{Client, Demo, Gate, Lcg, Pointsman, flags_of, get, is_running, kill, until};
 
 fn is_true(condition: bool) -> Option<()> {
     condition.then_some(())
@@ -398,5 +398,53 @@ fn connections_survive_that_all_workers_die_before_the_master_sees_any_of_it() {
                 assert_eq!(answer.text(), "hello from one\n", "{mode}");
             }
         }
+    }
+}
+
+/// Opens a connection and leaves it idle; which worker has it.
+fn idle(proxy: &Pointsman, held: &mut Vec<Client>) -> usize {
+    let before = proxy.each_worker("connections_open");
+    let mut client = Client::connect(proxy.address());
+    assert_eq!(client.get("/").expect("an answer").text(), Gate::FREE);
+    held.push(client);
+    let after = until("the request has been counted as ended", || {
+        let settled = proxy.metric("pointsman_requests_in_flight", &[]) <= 1.0;
+        settled.then(|| proxy.each_worker("connections_open"))
+    });
+    let grown = (0..after.len()).find(|i| after[*i] > before[*i]);
+    grown.expect("some worker has it")
+}
+
+#[test]
+fn where_requests_count_an_idle_worker_with_many_connections_comes_before_a_working_one_with_one() {
+    let gate = Gate::start();
+    let flags = ["--workers", "2", "--load-signal", "requests"];
+    let proxy = Pointsman::start(&[&gate.url()], &flags);
+    let mut working = Client::connect(proxy.address());
+    working
+        .send("GET /held HTTP/1.1\r\nhost: test\r\n\r\n")
+        .expect("an open connection");
+    gate.await_held(1);
+    let busy = proxy.each_worker("requests_in_flight");
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let worker = idle(&proxy, &mut held);
+        assert_eq!(busy[worker], 0, "{busy:?}");
+    }
+    gate.open();
+    let answer = working.read_answer(false).expect("an answer");
+    assert_eq!(answer.text(), Gate::HELD);
+}
+
+#[test]
+fn every_load_signal_spreads_over_all_workers() {
+    let demo = Demo::start("one");
+    for signal in LoadSignal::ALL {
+        let flags = ["--workers", "4", "--load-signal", signal.name()];
+        let proxy = Pointsman::start(&[&demo.url()], &flags);
+        let _held: Vec<Client> = (0..40).map(|_| hold(&proxy)).collect();
+        let open = proxy.each_worker("connections_open");
+        assert!(open.iter().all(|n| *n > 0), "{signal}: {open:?}");
+        assert_eq!(open.iter().sum::<u64>(), 40, "{signal}: {open:?}");
     }
 }

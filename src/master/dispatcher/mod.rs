@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use self::turn::Dispatcher;
 use crate::{
     channel::Outlet,
-    dispatch::{mode::Arm, policy::Prefixes},
+    dispatch::{load::LoadSignal, mode::Arm, policy::Prefixes},
     listener::ListenerGroup,
     scoreboard::{RowRef, Scoreboard},
     status::Seat,
@@ -80,6 +80,7 @@ impl DispatcherHandle {
 pub(in crate::master) struct Rules {
     pub(in crate::master) arm: Arm,
     pub(in crate::master) prefixes: Prefixes,
+    pub(in crate::master) signal: LoadSignal,
 }
 
 /// Starts the thread.

@@ -28,6 +28,7 @@ use super::{Command, Rules};
 use crate::{
     conn::Conn,
     dispatch::{
+        load::LoadSignal,
         mode::{Arm, Mode},
         policy::{Candidate, Picker},
         wire::MAX_BATCH,
@@ -95,6 +96,7 @@ pub(super) struct Dispatcher {
     board: Scoreboard,
     arm: Arm,
     picker: Picker,
+    signal: LoadSignal,
     /// In ascending order of seat, as policies want them.
     lanes: Vec<Lane>,
     /// The lanes as the policy sees them, index by index; fresh at the start of a turn.
@@ -137,6 +139,7 @@ impl Dispatcher {
             board,
             arm: rules.arm,
             picker: Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes),
+            signal: rules.signal,
             lanes: Vec::new(),
             candidates: Vec::new(),
             orphans: VecDeque::new(),
@@ -219,12 +222,17 @@ impl Dispatcher {
 
     /// Looks at every worker as the policy will see it this turn.
     fn refresh(&mut self) {
+        // Only one signal needs to know the time, and no policy but one needs a load.
+        let now = match self.signal {
+            LoadSignal::Busy => monotonic_ns(),
+            _ => 0,
+        };
         self.candidates.clear();
         self.candidates
-            .extend(self.lanes.iter().map(|lane| Candidate {
+            .extend(self.lanes.iter_mut().map(|lane| Candidate {
                 seat: lane.seat.number,
                 ready: lane.has_room(),
-                load: lane.load(),
+                load: lane.load(self.signal, now),
             }));
     }
 
