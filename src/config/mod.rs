@@ -122,6 +122,8 @@ pub struct ProxyConfig {
     pub timeouts: UpstreamTimeouts,
     /// Idle connections that one worker keeps to one endpoint.
     pub idle_connections: usize,
+    /// Are interim responses (1xx other than 100 and 101) passed on to clients?
+    pub interim_responses: bool,
 }
 
 /// How long an upstream endpoint may take.
@@ -177,6 +179,7 @@ impl ProxyConfig {
             endpoints,
             timeouts: UpstreamTimeouts::default(),
             idle_connections: 256,
+            interim_responses: false,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
     task::{Context, Poll, Waker},
 };
 
@@ -21,11 +22,11 @@ use super::{
     body::ProxyBody,
     fault::Fault,
     headers,
-    request_body::{Gate, Progress, RequestBody},
+    request_body::{Gate, GateKey, Progress, RequestBody},
     tunnel,
     upstream::Link,
 };
-use crate::scoreboard::count::add;
+use crate::{scoreboard::count::add, worker::Interim};
 
 /// Answers one request. What cannot be forwarded is answered by us.
 pub(super) async fn forward(
@@ -160,8 +161,12 @@ fn prepare(client: &Client, mut request: Request<Incoming>) -> Result<Outgoing, 
     head.version = Version::HTTP_11;
     headers::for_upstream(&mut head.headers, &client.address, host, protocol)?;
 
+    let interim = (client.upstream.relays_interim() && modern).then(|| client.peer.interim());
     if incoming.is_end_stream() {
-        let request = Request::from_parts(head, RequestBody::default());
+        let mut request = Request::from_parts(head, RequestBody::default());
+        if let Some(interim) = interim {
+            listen_for_interim(&mut request, interim.clone(), None);
+        }
         return Ok(Outgoing {
             request,
             progress: None,
@@ -186,12 +191,14 @@ fn prepare(client: &Client, mut request: Request<Incoming>) -> Result<Outgoing, 
     };
     let (body, progress) = RequestBody::streaming(incoming, gate);
     let mut request = Request::from_parts(head, body);
-    if let Some(key) = key {
-        hyper::ext::on_informational(&mut request, move |response| {
+    match (interim, key) {
+        (Some(interim), key) => listen_for_interim(&mut request, interim.clone(), key),
+        (None, Some(key)) => hyper::ext::on_informational(&mut request, move |response| {
             if response.status() == StatusCode::CONTINUE {
                 key.open();
             }
-        });
+        }),
+        (None, None) => {}
     }
     Ok(Outgoing {
         request,
@@ -199,6 +206,27 @@ fn prepare(client: &Client, mut request: Request<Incoming>) -> Result<Outgoing, 
         upgrade,
         hostless,
     })
+}
+
+/// The most interim responses that are passed on for one request.
+const MAX_INTERIM: usize = 10;
+
+/// Passes on the interim responses to a request; a 100 opens the gate instead, and the client is asked
+/// for its body in hyper's own words.
+fn listen_for_interim(request: &mut Request<RequestBody>, client: Interim, key: Option<GateKey>) {
+    let passed = AtomicUsize::new(0);
+    hyper::ext::on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            key.iter().for_each(GateKey::open);
+            return;
+        }
+        let mut headers = response.headers().clone();
+        if headers::for_client(&mut headers, false).is_ok()
+            && passed.fetch_add(1, Relaxed) < MAX_INTERIM
+        {
+            client.send(response.status(), &headers);
+        }
+    });
 }
 
 /// Cuts an absolute target down to its path. Its authority replaces `Host` (RFC 9112, section

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use hyper::{
@@ -22,6 +22,7 @@ use tokio::{
     sync::Notify,
 };
 
+use super::interim::Outbox;
 use crate::{
     config::ConnectionTimeouts,
     conn::Conn,
@@ -79,6 +80,8 @@ pub(super) struct Account {
     head_begun: AtomicU64,
     /// 1 once anything was received.
     touched: AtomicU64,
+    /// Interim responses on their way.
+    outbox: Outbox,
     /// 1 once it has become a tunnel, which has no heads to wait for.
     tunnel: AtomicU64,
 }
@@ -94,6 +97,7 @@ impl Account {
             since: AtomicU64::new(ledger.row.work.loop_entered.load(Relaxed)),
             head_begun: AtomicU64::new(0),
             touched: AtomicU64::new(0),
+            outbox: Outbox::default(),
             tunnel: AtomicU64::new(0),
         };
         add(&account.traffic().connections, 1);
@@ -169,6 +173,17 @@ impl Drop for Account {
     }
 }
 
+/// A way to send interim responses (1xx) to the client of one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Interim(pub(super) Arc<Account>);
+
+impl Interim {
+    /// Sends one, ahead of the response that is being made. Only to a client of HTTP/1.1.
+    pub(crate) fn send(&self, status: hyper::StatusCode, headers: &hyper::HeaderMap) {
+        self.0.outbox.put(status, headers);
+    }
+}
+
 /// A client's socket that counts its bytes.
 #[derive(Debug)]
 pub(super) struct Counted {
@@ -212,6 +227,8 @@ impl AsyncWrite for Counted {
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.account.outbox.poll_empty(&mut this.stream, cx))?;
+        this.account.outbox.hyper_writes();
         let result = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.sent(result)
     }
@@ -223,6 +240,8 @@ impl AsyncWrite for Counted {
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.account.outbox.poll_empty(&mut this.stream, cx))?;
+        this.account.outbox.hyper_writes();
         let result = poll_write_pieces(Pin::new(&mut this.stream), cx, bufs);
         this.sent(result)
     }
@@ -232,9 +251,11 @@ impl AsyncWrite for Counted {
     }
 
     #[inline]
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        // A TCP socket has nothing to flush.
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        // A TCP socket has nothing to flush; hyper calls this when its own buffer is empty.
+        let this = self.get_mut();
+        this.account.outbox.hyper_flushed();
+        this.account.outbox.poll_empty(&mut this.stream, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -330,7 +351,7 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = std::task::ready!(this.inner.poll(cx))?;
+        let response = ready!(this.inner.poll(cx))?;
         let mut guard = this.guard.take();
         if let Some(guard) = &mut guard {
             let status = response.status();

@@ -9,6 +9,7 @@ use hyper::{
 };
 use hyper_util::service::TowerToHyperService;
 
+use super::account::Interim;
 use crate::{conn::Conn, dispatch::mode::Arm};
 
 /// Who is at the other end of a connection, and how it came.
@@ -17,20 +18,27 @@ pub struct Peer {
     address: SocketAddr,
     listener: u8,
     arm: Arm,
+    interim: Interim,
 }
 
 impl Peer {
-    pub(super) fn new(conn: &Conn) -> Self {
+    pub(super) fn new(conn: &Conn, interim: Interim) -> Self {
         Self {
             address: conn.peer,
             listener: conn.listener,
             arm: conn.arm,
+            interim,
         }
     }
 
     /// The client's address. An IPv4 client of an IPv6 listener is shown as IPv4.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::new(self.address.ip().to_canonical(), self.address.port())
+    }
+
+    /// How to send it interim responses.
+    pub(crate) fn interim(&self) -> &Interim {
+        &self.interim
     }
 
     /// Which of the cluster's listeners it came in by, from 0.

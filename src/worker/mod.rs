@@ -8,6 +8,7 @@ mod alarm;
 mod app;
 mod drain;
 mod intake;
+mod interim;
 mod rest;
 mod serve;
 
@@ -25,8 +26,8 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
-pub(crate) use self::alarm::Alarm;
 pub use self::app::{Application, Peer};
+pub(crate) use self::{account::Interim, alarm::Alarm};
 use self::{intake::Intake, rest::Rest, serve::Host};
 use crate::{
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},

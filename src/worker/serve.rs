@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Worker,
-    account::{Account, Counted, Counting, Ledger},
+    account::{Account, Counted, Counting, Interim, Ledger},
     alarm::Alarm,
     app::{Application, Peer},
     drain::Drain,
@@ -74,7 +74,7 @@ impl<A: Application> Host<A> {
     pub(super) fn welcome(&self, conn: Conn) {
         let inner = &self.0;
         let account = Account::open(&inner.ledger, &conn);
-        let peer = Peer::new(&conn);
+        let peer = Peer::new(&conn, Interim(account.clone()));
         let Ok(stream) = stream(conn) else { return };
         let service = Counting {
             inner: inner.application.service(&peer),

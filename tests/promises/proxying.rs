@@ -1396,3 +1396,52 @@ fn an_unused_upstream_connection_is_closed_in_time() {
     });
     serves_on_elsewhere(&mut client, &upstream);
 }
+
+#[test]
+fn early_hints_reach_a_client_at_once_if_asked_for() {
+    let upstream = Upstream::start();
+    let proxy = upstream.proxied(&["--interim-responses"]);
+    let mut client = Client::connect(proxy.address());
+    for _ in 0..3 {
+        client.send(PLAIN).expect("an open connection");
+        let mut wire = upstream.accept();
+        wire.request();
+        wire.send(
+            "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: x-a\r\nx-a: 1\r\n\r\n",
+        );
+        // It is there before the final response is made.
+        let hints = client.read_head().expect("early hints");
+        assert!(hints.starts_with("http/1.1 103 early hints\r\n"), "{hints}");
+        assert!(hints.contains("link: </a.css>\r\n"), "{hints}");
+        assert!(!hints.contains("x-a"), "{hints}");
+        // And another one together with it.
+        wire.send(
+            "HTTP/1.1 103 Early Hints\r\nlink: </b.css>\r\n\r\n\
+             HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
+        );
+        assert!(
+            client
+                .read_head()
+                .expect("early hints")
+                .contains("</b.css>")
+        );
+        let answer = client.read_answer(false).expect("an answer");
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+    }
+}
+
+#[test]
+fn a_client_that_speaks_http_1_0_gets_no_early_hints() {
+    let upstream = Upstream::start();
+    let proxy = upstream.proxied(&["--interim-responses"]);
+    let mut client = Client::connect(proxy.address());
+    client
+        .send("GET / HTTP/1.0\r\nhost: test\r\n\r\n")
+        .expect("an open connection");
+    let mut wire = upstream.accept();
+    wire.request();
+    wire.send("HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n");
+    wire.answer("ok");
+    let answer = client.read_answer(false).expect("an answer");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+}

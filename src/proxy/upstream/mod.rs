@@ -68,6 +68,12 @@ impl Upstream {
         &self.config.timeouts
     }
 
+    /// Are interim responses passed on?
+    #[inline]
+    pub(super) fn relays_interim(&self) -> bool {
+        self.config.interim_responses
+    }
+
     pub(super) fn worker(&self) -> &Worker {
         &self.worker
     }
