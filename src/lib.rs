@@ -13,8 +13,8 @@
 //! | --- | --- |
 //! | `sys` | the only `unsafe`: descriptors through sockets, shared memory, children, accept |
 //! | [`dispatch`] | pure rules: modes, policies, the bytes of a hand-over, the kernel's program |
+//! | `scoreboard` | the shared table: rows, the claim word, histograms |
 //! | `config` | what was asked for, validated |
-//! | [`scoreboard`] | the shared table: rows, the claim word, histograms |
 //! | `conn`, `listener`, `small_writes`, `channel` | sockets, and the lines between master and worker |
 //! | `worker` | a worker process: intake, serve, drain |
 //! | `proxy` | the built-in application |
@@ -34,9 +34,10 @@ pub mod dispatch;
 
 mod error;
 
-mod config;
-
+#[doc(hidden)]
 pub mod scoreboard;
+
+mod config;
 
 mod conn;
 mod listener;
@@ -56,8 +57,10 @@ mod master;
 
 mod cluster;
 
+#[doc(hidden)]
 pub mod demo;
 
+#[doc(hidden)]
 pub mod cli;
 
 pub use self::{

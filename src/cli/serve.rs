@@ -105,6 +105,10 @@ pub(super) struct Serve {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     head_timeout: Duration,
 
+    /// How long a client may pause within a request's body, or in taking a response.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    stall_timeout: Duration,
+
     /// How long an upstream may take to accept a connection.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     connect_timeout: Duration,
@@ -210,6 +214,7 @@ impl Serve {
             .timeouts(ConnectionTimeouts {
                 idle: self.idle_timeout,
                 head: self.head_timeout,
+                stall: self.stall_timeout,
             })
             .application(application)
             .endpoints(names.clone());

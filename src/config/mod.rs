@@ -41,13 +41,16 @@ pub struct ClusterConfig {
     pub timeouts: ConnectionTimeouts,
 }
 
-/// How long a client may take.
+/// How long a client may take. Start from the default and set what you want otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ConnectionTimeouts {
     /// Between requests, before the connection is closed.
     pub idle: Duration,
     /// From the first byte of a request's head to its last.
     pub head: Duration,
+    /// While a request is under way: between two pieces of its body, or of its response taken.
+    pub stall: Duration,
 }
 
 impl Default for ConnectionTimeouts {
@@ -55,6 +58,7 @@ impl Default for ConnectionTimeouts {
         Self {
             idle: Duration::from_secs(60),
             head: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
         }
     }
 }

@@ -10,6 +10,7 @@ use super::name::UnknownName;
 /// count, so that a burst cannot herd.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum LoadSignal {
     /// Open connections.
     #[default]

@@ -9,6 +9,7 @@ use super::{name::UnknownName, policy::Policy};
 /// How a connection reaches its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Mode {
     /// The master accepts and hands over; the policy chooses.
     Handoff,

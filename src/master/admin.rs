@@ -1,7 +1,12 @@
 //! The admin interface: what the cluster does now, over HTTP. Read-only; answered by the master's
 //! control runtime from the scoreboard, so a worker that hangs cannot keep it waiting.
 
-use std::{convert::Infallible, net::SocketAddr, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -15,7 +20,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
 use serde::Serialize;
-use tokio::{net::TcpListener, task::spawn_local, time::sleep};
+use tokio::{net::TcpListener, sync::Semaphore, task::spawn_local, time::sleep};
 
 use crate::{
     error::{Error, Result},
@@ -50,17 +55,21 @@ pub(super) async fn start(address: SocketAddr, status: Status) -> Result<SocketA
             .register(collector)
             .map_err(|error| Error::failed(format!("metrics: {error}")))?;
     }
-    let places = std::rc::Rc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     spawn_local(async move {
         loop {
+            // One that is refused stays in the backlog, and holds no descriptor of the master's.
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
             let Ok((stream, _)) = listener.accept().await else {
                 // Out of descriptors, most likely. Rest rather than spin; the metrics say why.
                 sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let (status, registry, places) = (status.clone(), registry.clone(), places.clone());
+            let (status, registry) = (status.clone(), registry.clone());
             spawn_local(async move {
-                let _place = places.acquire().await;
+                let _place = place;
                 let service = service_fn(|request| {
                     std::future::ready(Ok::<_, Infallible>(answer(&request, &status, &registry)))
                 });

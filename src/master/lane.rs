@@ -6,6 +6,7 @@ use std::{
     io,
     os::fd::AsFd,
     sync::atomic::Ordering::{Acquire, Release},
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -18,6 +19,10 @@ use crate::{
     scoreboard::{HandoffError, RowRef, claim, count::add},
     status::Seat,
 };
+
+/// How long a worker is passed over that is full or could not read a batch: for want of descriptors,
+/// most likely, of which it will have some again when connections end.
+const REST: Duration = Duration::from_millis(20);
 
 /// A connection that is the master's until a worker has claimed it.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ pub(super) struct Lane {
     sent: VecDeque<Held>,
     /// The worker's end is gone; its death will be reported.
     broken: bool,
+    /// The last message did not get through, or could not be read: others go first until then.
+    rests_until: Option<Instant>,
     busy: BusyShare,
 }
 
@@ -55,6 +62,7 @@ impl Lane {
             batch: Vec::with_capacity(MAX_BATCH),
             sent: VecDeque::with_capacity(MAX_BATCH),
             broken: false,
+            rests_until: None,
             busy: BusyShare::default(),
         }
     }
@@ -62,13 +70,19 @@ impl Lane {
     /// May one more connection be picked for it?
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        !self.broken && self.batch.len() + self.sent.len() < MAX_BATCH
+        !self.broken && self.rests_until.is_none() && self.batch.len() + self.sent.len() < MAX_BATCH
     }
 
     /// Is anything sent that nobody is known to have claimed?
     #[inline]
     pub(super) fn is_outstanding(&self) -> bool {
         !self.sent.is_empty()
+    }
+
+    /// Must it be looked at again soon, even if nothing happens?
+    #[inline]
+    pub(super) fn is_owed_a_look(&self) -> bool {
+        self.is_outstanding() || self.rests_until.is_some()
     }
 
     /// Picks a connection for this worker. Counted as its load from now on, before it is sent, so
@@ -116,6 +130,7 @@ impl Lane {
                     _ => HandoffError::KernelRefused,
                 };
                 self.broken = why == HandoffError::ChannelBroken;
+                self.rests_until = Some(Instant::now() + REST);
                 add(&self.row.dispatched.revoked, u64::from(count));
                 Err((
                     why,
@@ -129,10 +144,14 @@ impl Lane {
     /// a batch reached it broken, all that is unclaimed is returned instead, revoked.
     #[inline]
     pub(super) fn settle(&mut self) -> Option<Vec<Held>> {
-        if self.sent.is_empty() {
-            return None;
+        if self
+            .rests_until
+            .is_some_and(|until| Instant::now() >= until)
+        {
+            self.rests_until = None;
         }
         if self.row.work.broken.load(Acquire) == 1 {
+            self.rests_until = Some(Instant::now() + REST);
             let mut back = self.take_back();
             back.iter_mut().for_each(|held| held.unreadable += 1);
             // In this order: what the worker receives after it sees this was sent after the
@@ -317,6 +336,7 @@ mod tests {
             (HandoffError::ChannelFull, MAX_BATCH)
         );
         assert!(f.received() > 0);
+        assert!(!f.lane.has_room(), "it is passed over for a while");
         f.push(1);
         f.lane.send().expect("room again");
     }

@@ -36,6 +36,7 @@ pub(crate) struct Plan {
 
 /// Where a cluster can be reached, told to [`Cluster::on_ready`](crate::Cluster::on_ready).
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Ready {
     /// The addresses that it listens on, in the order in which they were asked for, with real ports.
     pub listen: Vec<std::net::SocketAddr>,

@@ -5,6 +5,8 @@ use std::{
     collections::HashMap,
     io,
     os::{fd::AsFd, unix::process::CommandExt},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     process::Command,
     rc::Rc,
     sync::Arc,
@@ -53,6 +55,8 @@ pub(super) struct Supervisor {
     status: Status,
     events: mpsc::UnboundedSender<Event>,
     inbox: mpsc::UnboundedReceiver<Event>,
+    /// How many there are to be filled.
+    seats: usize,
     /// By row.
     processes: HashMap<usize, Process>,
     backoff: HashMap<u16, Backoff>,
@@ -76,6 +80,7 @@ impl Supervisor {
             status,
             events,
             inbox,
+            seats: 0,
             processes: HashMap::new(),
             backoff: HashMap::new(),
             generations: HashMap::new(),
@@ -87,6 +92,7 @@ impl Supervisor {
         let no_signals = |error| Error::runtime("cannot listen for signals", error);
         let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        self.seats = usize::from(ready.workers) + usize::from(self.plan.config.master_serves);
         for number in 0..ready.workers {
             self.spawn(Seat {
                 number,
@@ -119,9 +125,11 @@ impl Supervisor {
     }
 
     fn all_ready(&self) -> bool {
-        self.processes
-            .values()
-            .all(|p| p.row.state() == State::Ready)
+        self.processes.len() == self.seats
+            && self
+                .processes
+                .values()
+                .all(|p| p.row.state() == State::Ready)
     }
 
     /// Makes everything that a worker in `seat` is born with, and leaves it in the returned control
@@ -233,16 +241,23 @@ impl Supervisor {
         let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
         self.install(&mut process, std::process::id() as i32);
         let (events, row) = (self.events.clone(), process.row.index());
+        let status = self.status.clone();
         thread::Builder::new()
-            .name("worker".into())
+            .name("master-serves".into())
             .spawn(move || {
-                let exit = match serve_here(line) {
-                    Ok(()) => Exit::Code(0),
-                    Err(error) => {
+                let served = catch_unwind(AssertUnwindSafe(|| serve_here(line)));
+                let exit = match served {
+                    Ok(Ok(())) => Exit::Code(0),
+                    Ok(Err(error)) => {
                         notice(format_args!("the master no longer serves: {error}"));
                         Exit::Code(1)
                     }
+                    Err(_) => {
+                        notice(format_args!("the master no longer serves: it panicked"));
+                        Exit::Code(1)
+                    }
                 };
+                status.lock().vacate(seat, Duration::ZERO);
                 let _ = events.send(Event::Ended { row, exit });
             })
             .map_err(failed)?;
@@ -407,8 +422,7 @@ impl Supervisor {
             process.row.set_state(State::Draining);
         }
         self.steer();
-        // A worker that does not claim must not keep the others from hearing that it is over.
-        let _ = timeout(limit.min(HANDOVER_DEADLINE), self.dispatcher.stop()).await;
+        self.hand_over_the_rest(limit.min(HANDOVER_DEADLINE)).await;
         self.groups = Arc::from([]);
         for process in self.processes.values() {
             // A worker that is gone needs no telling.
@@ -431,6 +445,28 @@ impl Supervisor {
                         limit.as_secs_f64()
                     ));
                     return self.kill_all();
+                }
+            }
+        }
+    }
+
+    /// Lets the dispatcher accept and hand over what has arrived, and end. A worker that does not
+    /// claim must not keep the others from hearing that it is over: after `limit` it ends anyway.
+    async fn hand_over_the_rest(&mut self, limit: Duration) {
+        let mut stopped = pin!(self.dispatcher.stop());
+        let mut out_of_time = pin!(sleep(limit));
+        loop {
+            tokio::select! {
+                () = &mut stopped => return,
+                () = &mut out_of_time => return self.dispatcher.abandon(),
+                Some(event) = self.inbox.recv() => {
+                    // What a worker that dies now has not claimed still goes to another.
+                    if let Event::Ended { row, .. } = event
+                        && let Some(process) = self.processes.remove(&row)
+                    {
+                        self.dispatcher.leave(row).await;
+                        process.row.clone().retire();
+                    }
                 }
             }
         }

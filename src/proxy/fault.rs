@@ -18,6 +18,8 @@ pub(super) enum Fault {
     Method,
     /// The client's: its request's body broke off.
     BodyBrokeOff,
+    /// The client's: the rest of its request's body did not come in time.
+    BodyTimeout,
     /// The upstream's: no endpoint let us connect.
     Refused,
     /// The upstream's: it closed the connection, or answered what is no HTTP.
@@ -52,6 +54,7 @@ impl Fault {
         match self {
             Self::Malformed(_) | Self::BodyBrokeOff => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::Refused | Self::Broken => StatusCode::BAD_GATEWAY,
             Self::ConnectTimeout | Self::FirstByteTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
@@ -63,6 +66,7 @@ impl Fault {
             Self::Malformed(what) => what,
             Self::Method => "this method cannot be forwarded\n",
             Self::BodyBrokeOff => "the request's body broke off\n",
+            Self::BodyTimeout => "the rest of the request's body did not come in time\n",
             Self::Refused => "the upstream refused the connection\n",
             Self::Broken => "the upstream closed the connection or gave no valid answer\n",
             Self::ConnectTimeout => "the upstream did not accept the connection in time\n",
@@ -82,7 +86,7 @@ impl Fault {
         );
         match self {
             // Nothing that follows a refused request may be taken for another one.
-            Self::Malformed(_) | Self::BodyBrokeOff => {
+            Self::Malformed(_) | Self::BodyBrokeOff | Self::BodyTimeout => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Self::Method => {

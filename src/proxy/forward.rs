@@ -236,6 +236,9 @@ fn to_origin_form(uri: &mut Uri) -> Result<Option<HeaderValue>, Fault> {
         return Ok(None);
     };
     let malformed = Fault::Malformed("the request's target is malformed\n");
+    if authority.as_str().contains('@') {
+        return Err(malformed);
+    }
     let host = HeaderValue::try_from(authority.as_str()).map_err(|_| malformed)?;
     let path = uri.path_and_query().cloned().ok_or(malformed)?;
     *uri = Uri::from(path);
@@ -294,7 +297,9 @@ async fn attempt(
 ) -> Result<(Response<Incoming>, Box<Link>), Failure> {
     let (upstream, endpoint) = (&client.upstream, link.endpoint());
     let limit = upstream.timeouts().first_byte.as_nanos() as u64;
+    let stall = upstream.worker().timeouts().stall.as_nanos() as u64;
     let mut deadline = upstream.worker().now().saturating_add(limit);
+    let mut waits_for_client = false;
     let mut response = pin!(tokio::task::coop::unconstrained(link.send(request)));
     let mut link = Some(link);
     let answered = poll_fn(|cx| {
@@ -311,9 +316,15 @@ async fn attempt(
             return Poll::Ready(Ok(answer));
         }
         let now = upstream.worker().now();
-        if progress.is_some_and(|p| !p.finished.get()) {
-            // The upstream's time begins when it has all of the request.
-            deadline = now.saturating_add(limit);
+        if let Some(progress) = progress {
+            // Whoever is waited for has its time from the last piece on; the upstream for its answer
+            // from the end of the request on.
+            let starved = progress.starved.get() && !progress.finished.get();
+            if progress.moved.take() || starved != waits_for_client {
+                waits_for_client = starved;
+                let limit = if starved { stall } else { limit };
+                deadline = now.saturating_add(limit);
+            }
         }
         client.alarm.borrow_mut().poll(cx, now, deadline).map(Err)
     })
@@ -326,6 +337,7 @@ async fn attempt(
         // The answer came whole, and the link is gone with it.
         (Ok(Ok(_)), None) => Err(Failure::NoAnswer(Fault::Broken)),
         (Ok(Err(error)), _) => Err(failure(client, endpoint, error, progress)),
+        (Err(()), _) if waits_for_client => Err(Failure::NoAnswer(Fault::BodyTimeout)),
         (Err(()), _) => {
             upstream.unanswered(endpoint);
             Err(Failure::NoAnswer(Fault::FirstByteTimeout))

@@ -34,8 +34,17 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 
 /// Fields by which a client could pretend to be somebody else.
 fn is_claim_about_client(name: &HeaderName) -> bool {
+    // CGI, WSGI, Rack and the like read '_' as '-': x_real_ip would do as well.
+    let same = |text: &str, what: &str| {
+        let mut pairs = text.bytes().zip(what.bytes());
+        text.len() >= what.len() && pairs.all(|(a, b)| a == b || a == b'_' && b == b'-')
+    };
     let name = name.as_str();
-    name == "forwarded" || name == "x-real-ip" || name.starts_with("x-forwarded-")
+    match name.as_bytes().first() {
+        Some(b'f') => name == "forwarded",
+        Some(b'x') => same(name, "x-forwarded-") || name.len() == 9 && same(name, "x-real-ip"),
+        _ => false,
+    }
 }
 
 /// Adds to `doomed`, the fixed list's fields, those that `Connection` names; and a length beside
@@ -45,9 +54,18 @@ fn is_claim_about_client(name: &HeaderName) -> bool {
 /// # Errors
 /// It names a field without which the message cannot be understood.
 fn read_connection(headers: &HeaderMap, doomed: &mut Vec<HeaderName>) -> Result<bool, Fault> {
-    let mut closes = doomed.contains(&TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH);
-    if closes {
-        doomed.push(CONTENT_LENGTH);
+    let mut closes = false;
+    if doomed.contains(&TRANSFER_ENCODING) {
+        // hyper takes off the chunks only; any other coding would be passed on without its name.
+        let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+        let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if !codings.next().is_some_and(chunked) || codings.next().is_some() {
+            return Err(Fault::Malformed("a Transfer-Encoding other than chunked\n"));
+        }
+        closes = headers.contains_key(CONTENT_LENGTH);
+        if closes {
+            doomed.push(CONTENT_LENGTH);
+        }
     }
     for token in tokens(headers, &CONNECTION) {
         // What is usually named is no field at all.
@@ -262,6 +280,40 @@ mod tests {
             assert!(
                 for_upstream(&mut headers, &client(), None, None).is_err(),
                 "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn underscores_do_not_hide_a_claim() {
+        for name in [
+            "x_forwarded_for",
+            "x_real_ip",
+            "x-forwarded_proto",
+            "x_forwarded-host",
+        ] {
+            let mut headers = fields(&[("host", "app"), (name, "1.1.1.1")]);
+            for_upstream(&mut headers, &client(), None, None).expect("valid");
+            assert!(!headers.contains_key(name), "{name}");
+        }
+        let mut headers = fields(&[("host", "app"), ("x-real-ipsum", "1"), ("x-foo", "1")]);
+        for_upstream(&mut headers, &client(), None, None).expect("valid");
+        assert!(headers.contains_key("x-real-ipsum") && headers.contains_key("x-foo"));
+    }
+
+    #[test]
+    fn codings_that_would_be_lost_are_refused() {
+        for coding in ["gzip, chunked", "chunked, chunked", "identity", "xchunked"] {
+            let mut headers = fields(&[("host", "app"), ("transfer-encoding", coding)]);
+            assert!(
+                for_upstream(&mut headers, &client(), None, None).is_err(),
+                "{coding}"
+            );
+            let mut headers = fields(&[("transfer-encoding", coding)]);
+            assert_eq!(
+                for_client(&mut headers, false),
+                Err(Fault::Broken),
+                "{coding}"
             );
         }
     }

@@ -20,6 +20,10 @@ pub(super) struct Progress {
     pub(super) finished: Cell<bool>,
     /// The client broke off.
     pub(super) failed: Cell<bool>,
+    /// A piece has been passed on since somebody looked.
+    pub(super) moved: Cell<bool>,
+    /// The client is being waited for.
+    pub(super) starved: Cell<bool>,
 }
 
 /// A request's body, streamed: no more of it is held than one piece.
@@ -63,7 +67,10 @@ impl Body for RequestBody {
             std::task::ready!(gate.poll_open(cx));
             body.gate = None;
         }
-        let frame = std::task::ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+        let polled = Pin::new(&mut body.incoming).poll_frame(cx);
+        body.progress.starved.set(polled.is_pending());
+        let frame = std::task::ready!(polled);
+        body.progress.moved.set(true);
         match &frame {
             None => body.progress.finished.set(true),
             Some(Err(_)) => body.progress.failed.set(true),

@@ -79,12 +79,23 @@ impl Child {
                 Ok(())
             });
         }
-        let child = command.spawn()?;
+        let mut child = command.spawn()?;
         let pid = Pid::from_raw(child.id() as i32);
-        Ok(Self {
-            pid,
-            pidfd: pidfd_open(pid)?,
-        })
+        match pidfd_open(pid) {
+            Ok(pidfd) => Ok(Self { pid, pidfd }),
+            Err(error) => {
+                // Nobody could watch it: it must not live on unseen.
+                let _ = child.kill().and_then(|()| child.wait());
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends it at once and reaps it.
+    pub fn end(&self) {
+        let _ = self
+            .signal(Signal::SIGKILL)
+            .and_then(|()| self.wait().map(drop));
     }
 
     /// Its process id.

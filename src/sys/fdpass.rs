@@ -82,9 +82,13 @@ pub fn send<'fd>(
             (*header).cmsg_type = libc::SCM_RIGHTS;
             (*header).cmsg_len = libc::CMSG_LEN(payload as u32) as _;
             let data = libc::CMSG_DATA(header).cast::<RawFd>();
-            for (i, fd) in descriptors.take(count).enumerate() {
-                ptr::write_unaligned(data.add(i), fd.as_raw_fd());
+            let mut written = 0;
+            for fd in descriptors.take(count) {
+                ptr::write_unaligned(data.add(written), fd.as_raw_fd());
+                written += 1;
             }
+            // `len` is a promise of safe code, and may be wrong: a zero left over would be our stdin.
+            assert_eq!(written, count, "an iterator that lies about its length");
         }
     }
     loop {

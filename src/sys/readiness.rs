@@ -19,7 +19,7 @@ pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(io::Error::from)
 }
 
-/// Registers a child, which becomes readable when it ends.
+/// Registers a child, which becomes readable when it ends. One that cannot be registered is ended.
 ///
 /// # Errors
 /// As `epoll_ctl(2)`.
@@ -28,5 +28,9 @@ pub fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
 /// Outside a runtime.
 pub fn watch_child(child: Child) -> io::Result<AsyncFd<Child>> {
     // SAFETY: a Child keeps one pidfd open, under one number, until it is dropped.
-    unsafe { AsyncFd::register_with_interest(child, Interest::READABLE) }.map_err(io::Error::from)
+    unsafe { AsyncFd::register_with_interest(child, Interest::READABLE) }.map_err(|refused| {
+        let (child, error) = refused.into_parts();
+        child.end();
+        error
+    })
 }

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hyper::{
@@ -22,7 +23,7 @@ use tokio::{
     sync::Notify,
 };
 
-use super::interim::Outbox;
+use super::{interim::Outbox, rest::Rest};
 use crate::{
     config::ConnectionTimeouts,
     conn::Conn,
@@ -39,14 +40,16 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Ledger {
     pub(super) row: RowRef,
+    rest: Rest,
     draining: AtomicBool,
     closed: Notify,
 }
 
 impl Ledger {
-    pub(super) fn new(row: RowRef) -> Arc<Self> {
+    pub(super) fn new(row: RowRef, rest: Rest) -> Arc<Self> {
         Arc::new(Self {
             row,
+            rest,
             draining: AtomicBool::new(false),
             closed: Notify::new(),
         })
@@ -76,6 +79,9 @@ pub(super) struct Account {
     in_flight: AtomicU64,
     /// When it last fell idle or the head being read began, monotonic nanoseconds.
     since: AtomicU64,
+    /// Since when the client has taken nothing of what is to be sent, monotonic nanoseconds; 0: it
+    /// takes what comes.
+    blocked_since: AtomicU64,
     /// 1 once bytes of the next head have arrived.
     head_begun: AtomicU64,
     /// 1 once anything was received.
@@ -95,6 +101,7 @@ impl Account {
             arm: conn.arm,
             in_flight: AtomicU64::new(0),
             since: AtomicU64::new(ledger.row.work.loop_entered.load(Relaxed)),
+            blocked_since: AtomicU64::new(0),
             head_begun: AtomicU64::new(0),
             touched: AtomicU64::new(0),
             outbox: Outbox::default(),
@@ -109,22 +116,32 @@ impl Account {
         self.ledger.row.traffic(self.listener, self.arm)
     }
 
-    /// When the client has had its time, monotonic nanoseconds; never while a request is under way.
+    /// When the client has had its time, monotonic nanoseconds. While a request is under way that is
+    /// only while something waits to be sent.
     #[inline]
     pub(super) fn deadline(&self, timeouts: &ConnectionTimeouts) -> Option<u64> {
+        let after = |since: u64, limit: Duration| since.saturating_add(limit.as_nanos() as u64);
+        let blocked = self.blocked_since.load(Relaxed);
+        if blocked > 0 {
+            return Some(after(blocked, timeouts.stall));
+        }
         if self.in_flight.load(Relaxed) > 0 || self.tunnel.load(Relaxed) > 0 {
             return None;
         }
-        let limit = if self.head_begun.load(Relaxed) > 0 {
-            timeouts.head
-        } else {
-            timeouts.idle
+        let limit = match self.head_begun.load(Relaxed) {
+            0 => timeouts.idle,
+            _ => timeouts.head,
         };
-        Some(
-            self.since
-                .load(Relaxed)
-                .saturating_add(limit.as_nanos() as u64),
-        )
+        Some(after(self.since.load(Relaxed), limit))
+    }
+
+    /// The client takes nothing at present.
+    #[cold]
+    fn blocked(&self) {
+        if self.blocked_since.load(Relaxed) == 0 {
+            let now = self.ledger.row.work.loop_entered.load(Relaxed);
+            self.blocked_since.store(now, Relaxed);
+        }
     }
 
     /// When the connection came, monotonic nanoseconds; only as long as it is untouched.
@@ -144,6 +161,7 @@ impl Account {
     #[inline]
     fn sent(&self, bytes: usize) {
         add(&self.traffic().sent, bytes as u64);
+        self.blocked_since.store(0, Relaxed);
         if self.in_flight.load(Relaxed) == 0 {
             // The end of a response on its way to a slow reader: that is not idle.
             self.since
@@ -167,6 +185,7 @@ impl Drop for Account {
     fn drop(&mut self) {
         add(&self.traffic().closed, 1);
         add(&self.ledger.row.work.closed, 1);
+        self.ledger.rest.left(&self.ledger.row);
         if self.ledger.draining.load(Relaxed) {
             self.ledger.closed.notify_one();
         }
@@ -212,8 +231,10 @@ impl AsyncRead for Counted {
 impl Counted {
     #[inline]
     fn sent(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
-        if let Poll::Ready(Ok(bytes)) = &result {
-            self.account.sent(*bytes);
+        match &result {
+            Poll::Ready(Ok(bytes)) => self.account.sent(*bytes),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.account.blocked(),
         }
         result
     }

@@ -31,6 +31,7 @@ pub(crate) use self::{account::Interim, alarm::Alarm};
 use self::{intake::Intake, rest::Rest, serve::Host};
 use crate::{
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
+    config::ConnectionTimeouts,
     error::{Error, Result},
     scoreboard::{RowRef, Scoreboard, count::add},
     sys::{clock::monotonic_ns, fdpass},
@@ -64,6 +65,11 @@ impl Worker {
     /// What [`Cluster::application`](crate::Cluster::application) was given, as the master validated it.
     pub fn application(&self) -> &str {
         &self.inheritance.application
+    }
+
+    /// How long clients may take.
+    pub(crate) fn timeouts(&self) -> &ConnectionTimeouts {
+        &self.inheritance.timeouts
     }
 
     /// Its row of the scoreboard.
@@ -144,8 +150,9 @@ where
         // Before anything can be told of this worker's being there.
         let terminate = signal(SignalKind::terminate())?;
         let control = Control::new(line)?;
-        let host = Host::new(&worker, factory(worker.clone()).await, Rest::new()?);
         let arm = worker.inheritance.doors.arm;
+        let application = factory(worker.clone()).await;
+        let host = Host::new(&worker, application, Rest::new(arm.mode())?);
         let intake = Intake::open(&host, Inlet::new(handover)?, arm, listeners)?;
         control.send(&ToMaster::Ready, &[]).await?;
 

@@ -4,18 +4,24 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Acquire},
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, SeqCst},
+            fence,
+        },
     },
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::scoreboard::RowRef;
+use crate::{dispatch::mode::Mode, scoreboard::RowRef};
 
 /// The state of the door in mode `hybrid`: it rests while the worker's load is above the mean, and
 /// looks again when a connection has come or gone. Always awake in other modes.
 #[derive(Debug, Clone)]
 pub(super) struct Rest {
+    /// Only in mode `hybrid` does a thread ever rest.
+    may_rest: bool,
     /// The thread sits the queue out.
     pub(super) resting: Arc<AtomicBool>,
     /// The thread is to end.
@@ -25,9 +31,10 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(mode: Mode) -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self {
+            may_rest: mode == Mode::Hybrid,
             resting: Arc::default(),
             stopping: Arc::default(),
             bell: Arc::new(EventFd::from_flags(flags)?),
@@ -43,6 +50,11 @@ impl Rest {
     /// A connection has ended: the load has moved.
     #[inline]
     pub(super) fn left(&self, row: &RowRef) {
+        if !self.may_rest {
+            return;
+        }
+        // Either the thread sees the load as it is now, or we see that it rests.
+        fence(SeqCst);
         if self.resting.load(Acquire) && may_accept(row) {
             self.ring();
         }

@@ -1,8 +1,16 @@
 //! Serving: from a connection to its last response.
 
-use std::{error::Error as StdError, future::poll_fn, io, pin::pin, rc::Rc, sync::Arc, task::Poll};
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    io,
+    pin::pin,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    task::Poll,
+};
 
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::Service};
+use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -14,7 +22,7 @@ use super::{
     drain::Drain,
     rest::Rest,
 };
-use crate::{config::ConnectionTimeouts, conn::Conn};
+use crate::{config::ConnectionTimeouts, conn::Conn, sys::clock::monotonic_ns};
 
 /// How long after its arrival a connection that has sent nothing is kept while draining, nanoseconds.
 const DRAIN_GRACE: u64 = 1_000_000_000;
@@ -30,6 +38,7 @@ struct Inner<A> {
     drain: Drain,
     timeouts: ConnectionTimeouts,
     rest: Rest,
+    ticks: Cell<u32>,
 }
 
 impl<A> Clone for Host<A> {
@@ -46,12 +55,13 @@ impl<A: Application> Host<A> {
         let http = http1::Builder::new();
         Self(Rc::new(Inner {
             worker: worker.clone(),
-            ledger: Ledger::new(worker.row().clone()),
+            ledger: Ledger::new(worker.row().clone(), rest.clone()),
             application,
             http,
             drain: Drain::default(),
             timeouts: worker.inheritance.timeouts,
             rest,
+            ticks: Cell::new(0),
         }))
     }
 
@@ -76,23 +86,13 @@ impl<A: Application> Host<A> {
         let account = Account::open(&inner.ledger, &conn);
         let peer = Peer::new(&conn, Interim(account.clone()));
         let Ok(stream) = stream(conn) else { return };
-        let service = Counting {
-            inner: inner.application.service(&peer),
-            account: account.clone(),
-        };
-        tokio::task::spawn_local(self.clone().converse(stream, account, service));
+        tokio::task::spawn_local(self.clone().converse(stream, peer, account));
     }
 
-    /// The connection's life. Errors are the client's or have been answered: nothing is left to do
-    /// but to close.
-    async fn converse<S>(self, stream: TcpStream, account: Arc<Account>, service: Counting<S>)
-    where
-        S: Service<
-                Request<Incoming>,
-                Response = Response<A::ResponseBody>,
-                Error: Into<Box<dyn StdError + Send + Sync>>,
-            > + 'static,
-    {
+    /// The connection's life, in a task of its own from the first word of the application's on: should
+    /// that panic, it costs this connection. Errors are the client's or have been answered: nothing
+    /// is left to do but to close.
+    async fn converse(self, stream: TcpStream, peer: Peer, account: Arc<Account>) {
         let Inner {
             http,
             drain,
@@ -100,6 +100,10 @@ impl<A: Application> Host<A> {
             worker,
             ..
         } = &*self.0;
+        let service = Counting {
+            inner: self.0.application.service(&peer),
+            account: account.clone(),
+        };
         let io = TokioIo::new(Counted {
             stream,
             account: account.clone(),
@@ -109,6 +113,7 @@ impl<A: Application> Host<A> {
         let mut place = None;
         let mut told = false;
         poll_fn(|cx| {
+            self.0.tick();
             place.get_or_insert_with(|| drain.enter(cx));
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
@@ -135,8 +140,26 @@ impl<A: Application> Host<A> {
             Poll::Ready(())
         })
         .await;
-        drop(place);
-        self.0.rest.left(worker.row());
+    }
+}
+
+/// Polls of connections between two looks at the clock in a loop that never rests.
+const TICKS: u32 = 16;
+
+impl<A> Inner<A> {
+    /// Keeps the loop's "now" from growing old: tokio's hooks, which set it, are not called while
+    /// tasks are always ready to run.
+    #[inline]
+    fn tick(&self) {
+        let ticks = self.ticks.get().wrapping_add(1);
+        self.ticks.set(ticks);
+        if ticks % TICKS == 0 {
+            self.worker
+                .row()
+                .work
+                .loop_entered
+                .store(monotonic_ns(), Relaxed);
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use super::name::UnknownName;
 /// The rule by which the master picks a worker.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Policy {
     /// Each ready worker in turn, exactly.
     RoundRobin,

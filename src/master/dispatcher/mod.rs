@@ -39,6 +39,8 @@ pub(in crate::master) enum Command {
     },
     /// Accept what waits, hand it over, and end. The sender is dropped when all is claimed.
     Stop { done: oneshot::Sender<()> },
+    /// End at once.
+    Abandon,
 }
 
 /// The control runtime's handle on the dispatcher thread.
@@ -66,6 +68,11 @@ impl DispatcherHandle {
         let (done, stopped) = oneshot::channel();
         self.command(Command::Stop { done });
         let _ = stopped.await;
+    }
+
+    /// Ends the thread now: what nobody has claimed is closed.
+    pub(in crate::master) fn abandon(&self) {
+        self.command(Command::Abandon);
     }
 
     fn command(&self, command: Command) {

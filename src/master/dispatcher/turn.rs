@@ -115,6 +115,7 @@ pub(super) struct Dispatcher {
     /// turned away, instead of spinning on a listener that stays readable.
     spare: Option<OwnedFd>,
     stopping: Option<oneshot::Sender<()>>,
+    abandoned: bool,
 }
 
 impl Dispatcher {
@@ -149,6 +150,7 @@ impl Dispatcher {
             resting_until: None,
             spare: spare(),
             stopping: None,
+            abandoned: false,
         })
     }
 
@@ -199,9 +201,10 @@ impl Dispatcher {
     /// the dearest things to ask of a virtual machine's kernel, and under load the next turn comes
     /// sooner anyway.
     fn set_timer(&mut self) -> io::Result<()> {
-        let owed = !self.orphans.is_empty()
-            || self.stopping.is_some()
-            || self.lanes.iter().any(Lane::is_outstanding);
+        // Orphans alone owe nothing while nobody could take them: who can will ring.
+        let owed = self.stopping.is_some()
+            || self.lanes.iter().any(Lane::is_owed_a_look)
+            || !self.orphans.is_empty() && self.lanes.iter().any(Lane::has_room);
         if owed && !self.timer_set {
             self.timer
                 .set(Expiration::OneShot(SETTLE), TimerSetTimeFlags::empty())?;
@@ -360,6 +363,7 @@ impl Dispatcher {
                     drop(done);
                 }
                 Command::Stop { done } => self.stopping = Some(done),
+                Command::Abandon => self.abandoned = true,
             }
         }
         self.refresh();
@@ -368,12 +372,11 @@ impl Dispatcher {
     /// A worker is dead: what it had not claimed goes to others, and so does what waits where only
     /// it, or a thread of it that was about to wake, would have accepted.
     fn let_go(&mut self, row: usize) {
-        let Some(i) = self.lanes.iter().position(|lane| lane.row.index() == row) else {
-            return;
-        };
-        let mut lane = self.lanes.remove(i);
-        self.roster += 1;
-        self.orphans.extend(lane.take_back());
+        if let Some(i) = self.lanes.iter().position(|lane| lane.row.index() == row) {
+            let mut lane = self.lanes.remove(i);
+            self.roster += 1;
+            self.orphans.extend(lane.take_back());
+        }
         self.refresh();
         self.place_orphans();
         if self.arm.mode() == Mode::Shared {
@@ -386,9 +389,10 @@ impl Dispatcher {
 
     /// Has everything been handed over that ever will be?
     fn is_finished(&self) -> bool {
-        self.stopping.is_some()
-            && (self.lanes.is_empty()
-                || self.orphans.is_empty() && !self.lanes.iter().any(Lane::is_outstanding))
+        self.abandoned
+            || self.stopping.is_some()
+                && (self.lanes.is_empty()
+                    || self.orphans.is_empty() && !self.lanes.iter().any(Lane::is_outstanding))
     }
 
     /// Puts into the epoll set what this thread has to accept from now: nothing while no worker is

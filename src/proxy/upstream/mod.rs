@@ -11,7 +11,7 @@ use std::{
 };
 
 use hyper::header::HeaderValue;
-use tokio::time::{interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 pub(super) use self::{
     connect::Socket,
@@ -160,6 +160,7 @@ impl Upstream {
     /// left. An idle worker has no connection and no timer.
     async fn sweep(self: Rc<Self>) {
         let mut ticks = interval(SWEEP);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks.tick().await;
         let limit = self.timeouts().idle.as_nanos() as u64;
         while self.pools.iter().any(|pool| !pool.idle.borrow().is_empty()) {

@@ -20,6 +20,19 @@ use crate::{
     dispatch::mode::{Arm, Mode},
 };
 
+/// Held by the task or thread of a door: a door that panics ends the process, which the master
+/// replaces. Nobody would come in by it any more, and the worker would still look ready.
+struct Hinge;
+
+impl Drop for Hinge {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            crate::notice(format_args!("a worker can take no more connections"));
+            std::process::exit(1);
+        }
+    }
+}
+
 /// All doors of one worker, open.
 pub(super) struct Intake<A> {
     handed: (Rc<HandedDoor<A>>, JoinHandle<()>),
@@ -43,6 +56,7 @@ impl<A: Application> Intake<A> {
         let running = tokio::task::spawn_local({
             let (door, orphaned) = (handed.clone(), orphaned.clone());
             async move {
+                let _hinge = Hinge;
                 door.run().await;
                 orphaned.notify_one();
             }
@@ -55,7 +69,10 @@ impl<A: Application> Intake<A> {
                     let door = Rc::new(OwnDoor::new(host.clone(), id, arm, listener)?);
                     let running = tokio::task::spawn_local({
                         let door = door.clone();
-                        async move { door.run().await }
+                        async move {
+                            let _hinge = Hinge;
+                            door.run().await;
+                        }
                     });
                     own.push((door, running));
                 }

@@ -10,14 +10,20 @@
 use std::{
     io,
     os::fd::OwnedFd,
-    sync::atomic::Ordering::{Acquire, Release},
+    sync::atomic::{
+        Ordering::{Acquire, Release, SeqCst},
+        fence,
+    },
     thread,
 };
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::own::{EXHAUSTED_REST, take};
+use super::{
+    Hinge,
+    own::{EXHAUSTED_REST, take},
+};
 use crate::{
     conn::Conn,
     dispatch::mode::{Arm, Mode},
@@ -67,6 +73,7 @@ impl SharedDoor {
             .name("accept".into())
             .spawn(move || {
                 // As the dispatcher: it shall not interrupt the loop that it feeds.
+                let _hinge = Hinge;
                 let _ = do_not_interrupt_others();
                 if let Err(error) = waiter.run(at_the_door) {
                     // A worker that accepts nothing must not look alive: the master replaces it.
@@ -77,6 +84,7 @@ impl SharedDoor {
         // Ready is said only by a worker that stands in the queue. An error has said so already.
         let _ = arrived.recv();
         let welcoming = tokio::task::spawn_local(async move {
+            let _hinge = Hinge;
             while let Some(conn) = queue.recv().await {
                 host.welcome(conn);
             }
@@ -137,7 +145,9 @@ impl Waiter {
             self.rest.resting.store(!open, Release);
             if !open {
                 // The load may have moved before anybody saw the flag.
+                fence(SeqCst);
                 open = may_accept(&self.row);
+                self.rest.resting.store(!open, Release);
             }
         }
         if open != waiting {
