@@ -50,7 +50,7 @@ impl DemoUpstream {
             let (listener, line) = inherit().map_err(failed)?;
             (listener, Some(line))
         } else {
-            (TcpListener::bind(self.listen).map_err(failed)?, None)
+            (listen(self.listen).map_err(failed)?, None)
         };
         listener.set_nonblocking(true).map_err(failed)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -71,6 +71,13 @@ impl DemoUpstream {
                 .map_err(failed)
         })
     }
+}
+
+/// A listener with room for a burst; the standard library's has room for 128.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    socket2::SockRef::from(&listener).listen(4096)?;
+    Ok(listener)
 }
 
 /// Waits for a signal, or for the parent's end.
@@ -146,7 +153,7 @@ impl DemoUpstreams {
             keepers: Vec::new(),
         };
         for name in ["north", "south"] {
-            let listener = TcpListener::bind("127.0.0.1:0").map_err(failed)?;
+            let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).map_err(failed)?;
             let address = listener.local_addr().map_err(failed)?;
             let endpoint = address.to_string().parse();
             demo.endpoints

@@ -44,6 +44,9 @@ pub(super) struct Lane {
     batch: Vec<Held>,
     /// Sent and not seen to be claimed. The last one has number `next - 1`.
     sent: VecDeque<Held>,
+    /// How many connections it may have unclaimed: less than [`MAX_BATCH`] after a batch that it could
+    /// not read, and more again with each that it can.
+    window: usize,
     /// The worker's end is gone; its death will be reported.
     broken: bool,
     /// The last message did not get through, or could not be read: others go first until then.
@@ -61,6 +64,7 @@ impl Lane {
             next: 1,
             batch: Vec::with_capacity(MAX_BATCH),
             sent: VecDeque::with_capacity(MAX_BATCH),
+            window: MAX_BATCH,
             broken: false,
             rests_until: None,
             busy: BusyShare::default(),
@@ -70,7 +74,9 @@ impl Lane {
     /// May one more connection be picked for it?
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        !self.broken && self.rests_until.is_none() && self.batch.len() + self.sent.len() < MAX_BATCH
+        !self.broken
+            && self.rests_until.is_none()
+            && self.batch.len() + self.sent.len() < self.window
     }
 
     /// Is anything sent that nobody is known to have claimed?
@@ -152,6 +158,7 @@ impl Lane {
         }
         if self.row.work.broken.load(Acquire) == 1 {
             self.rests_until = Some(Instant::now() + REST);
+            self.window = (self.window / 2).max(1);
             let mut back = self.take_back();
             back.iter_mut().for_each(|held| held.unreadable += 1);
             // In this order: what the worker receives after it sees this was sent after the
@@ -181,6 +188,7 @@ impl Lane {
             .take_while(|i| claim::is_claimed(claimed, first.wrapping_add(*i)))
             .count();
         self.sent.drain(..done);
+        self.window = (self.window + done).min(MAX_BATCH);
     }
 
     /// The worker's load by a signal, at `now` (monotonic nanoseconds).
@@ -302,6 +310,7 @@ mod tests {
         f.lane.send().expect("sent");
         f.lane.row.work.broken.store(1, Relaxed);
         assert_eq!(f.lane.settle().expect("taken back").len(), 2);
+        assert_eq!(f.lane.window, MAX_BATCH / 2);
         assert_eq!(f.lane.row.work.broken.load(Relaxed), 0);
         assert_eq!(claim(&f.lane.row.claim.word, 1, 2), 2, "refused");
     }

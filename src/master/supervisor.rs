@@ -417,6 +417,13 @@ impl Supervisor {
     async fn stop(&mut self) {
         let limit = self.plan.config.drain_timeout;
         let begun = Instant::now();
+        let open: u64 = self.processes.values().map(|p| p.row.open()).sum();
+        if open > 0 {
+            notice(format_args!(
+                "stopping: {open} open connections have up to {} s to finish",
+                limit.as_secs_f64()
+            ));
+        }
         self.status.lock().stopping = true;
         for process in self.processes.values() {
             process.row.set_state(State::Draining);

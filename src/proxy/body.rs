@@ -36,6 +36,8 @@ pub(crate) struct UpstreamBody {
     client: Rc<Client>,
     /// When the last piece came, monotonic nanoseconds.
     since: u64,
+    /// It has broken off; told once what came before is on its way.
+    broken: Option<Interrupted>,
 }
 
 enum Source {
@@ -95,6 +97,7 @@ impl ProxyBody {
             last,
             client: client.clone(),
             since: client.upstream.worker().now(),
+            broken: None,
         })
     }
 
@@ -106,6 +109,7 @@ impl ProxyBody {
             last: true,
             client: client.clone(),
             since: client.upstream.worker().now(),
+            broken: None,
         })
     }
 }
@@ -113,6 +117,9 @@ impl ProxyBody {
 impl UpstreamBody {
     #[inline]
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        if let Some(why) = self.broken.take() {
+            return Poll::Ready(Some(Err(why)));
+        }
         let worker = self.client.upstream.worker();
         // What has already been read comes first; only then is the socket looked at.
         let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
@@ -136,7 +143,7 @@ impl UpstreamBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.client.upstream_failed();
-                Poll::Ready(Some(Err(Interrupted::Broken(error))))
+                self.break_off(Interrupted::Broken(error), cx)
             }
             Poll::Ready(None) => {
                 self.give_back();
@@ -151,6 +158,19 @@ impl UpstreamBody {
                 Poll::Ready(Some(Err(Interrupted::Idle)))
             }
         }
+    }
+
+    /// hyper closes at once on an error, and forgets what it has not written. The head and the pieces
+    /// that came are the client's all the same: so first hyper gets a turn to write them.
+    #[cold]
+    fn break_off(
+        &mut self,
+        why: Interrupted,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        self.broken = Some(why);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     #[inline]

@@ -643,3 +643,63 @@ fn every_byte_from_and_to_clients_is_counted() {
     assert_eq!(counted("in"), sent as f64);
     assert_eq!(counted("out"), got as f64);
 }
+
+#[test]
+fn a_client_that_stalls_within_its_request_is_told_and_closed() {
+    let upstream = Upstream::start();
+    let proxy = upstream.proxied(&["--stall-timeout", "0.3"]);
+    let mut client = Client::connect(proxy.address());
+    client
+        .send("POST / HTTP/1.1\r\nhost: test\r\ncontent-length: 10\r\n\r\nhal")
+        .expect("an open connection");
+    let mut wire = upstream.accept();
+    wire.head();
+    assert_eq!(wire.read_exact(3), b"hal");
+    let answer = client.read_answer(false).expect("an answer");
+    assert_eq!(answer.status, 408);
+    assert_eq!(client.rest(), b"");
+    assert_eq!(
+        wire.rest(),
+        b"",
+        "nothing is made up for the upstream either"
+    );
+    assert_eq!(proxy.metric("pointsman_upstream_failures_total", &[]), 0.0);
+}
+
+#[test]
+fn a_client_that_takes_nothing_of_its_answer_is_closed() {
+    let demo = Demo::start("one");
+    let flags = ["--workers", "1", "--stall-timeout", "0.3"];
+    let proxy = Pointsman::start(&[&demo.url()], &flags);
+    let mut client = Client::connect(proxy.address());
+    client
+        .send("GET /bytes?n=300000000 HTTP/1.1\r\nhost: test\r\n\r\n")
+        .expect("an open connection");
+    until("the proxy gives it up", || {
+        let gone = proxy.metric("pointsman_connections_open", &[]) == 0.0;
+        gone.then_some(())
+    });
+    assert_eq!(
+        proxy.metric("pointsman_connections_timed_out_total", &[]),
+        1.0
+    );
+    assert_eq!(proxy.metric("pointsman_requests_in_flight", &[]), 0.0);
+    drop(client);
+}
+
+#[test]
+fn what_came_of_an_answer_that_breaks_off_reaches_the_client() {
+    let upstream = Upstream::start();
+    let proxy = upstream.proxied(&[]);
+    let mut client = Client::connect(proxy.address());
+    client
+        .send("GET / HTTP/1.1\r\nhost: test\r\n\r\n")
+        .expect("an open connection");
+    let mut wire = upstream.accept();
+    wire.request();
+    wire.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhal");
+    drop(wire);
+    let head = client.read_head().expect("a head");
+    assert!(head.contains("content-length: 10"), "{head}");
+    assert_eq!(client.rest(), b"hal");
+}

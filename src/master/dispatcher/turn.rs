@@ -49,9 +49,11 @@ const SETTLE: TimeSpec = TimeSpec::new(0, 1_000_000);
 /// How long accepting rests when descriptors or memory have run out.
 const EXHAUSTED_REST_MS: u8 = 50;
 const EXHAUSTED_REST: Duration = Duration::from_millis(EXHAUSTED_REST_MS as u64);
-/// How many workers may fail to read the batch that a connection is in before it is given up. Workers
-/// that die with it unclaimed do not count: they never looked at it, so it is not what killed them.
-const MAX_UNREADABLE: u8 = 2;
+/// How often a connection may be in a batch that a worker cannot read, for want of descriptors, before
+/// it is given up. Each time the worker is passed over for a while and its batches grow smaller, so this
+/// is seconds. Workers that die with it unclaimed do not count: they never looked at it, so it is not
+/// what killed them.
+const MAX_UNREADABLE: u8 = 100;
 
 /// The event that is no listener: a command has come.
 const BELL: u64 = u64::MAX;
