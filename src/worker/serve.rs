@@ -153,7 +153,7 @@ impl<A> Inner<A> {
     fn tick(&self) {
         let ticks = self.ticks.get().wrapping_add(1);
         self.ticks.set(ticks);
-        if ticks % TICKS == 0 {
+        if ticks.is_multiple_of(TICKS) {
             self.worker
                 .row()
                 .work
