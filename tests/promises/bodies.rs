@@ -675,6 +675,7 @@ fn a_client_that_takes_nothing_of_its_answer_is_closed() {
     client
         .send("GET /bytes?n=300000000 HTTP/1.1\r\nhost: test\r\n\r\n")
         .expect("an open connection");
+    client.read_head().expect("the answer has begun");
     until("the proxy gives it up", || {
         let gone = proxy.metric("pointsman_connections_open", &[]) == 0.0;
         gone.then_some(())
