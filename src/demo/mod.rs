@@ -19,6 +19,7 @@
 //! `Content-Length` of the `GET`. Every answer the app gives carries `x-upstream: <name>`; only a
 //! request too broken to reach it (hyper's own 400) is answered without.
 
+mod answer;
 mod body;
 mod page;
 mod query;

@@ -12,6 +12,7 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 
+use super::answer::{plain, typed};
 use super::body::{Body, Fnv1a64};
 use super::{App, page, query, websocket};
 
@@ -72,20 +73,6 @@ fn has_body(status: StatusCode) -> bool {
 /// hyper leaves the body out of the answer to a `HEAD`, so the routes need not tell them apart.
 fn reads(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
-}
-
-/// An answer of a line or more of plain text.
-pub(super) fn plain(status: StatusCode, text: impl Into<Body>) -> Response<Body> {
-    typed(status, "text/plain; charset=utf-8", text.into())
-}
-
-fn typed(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
 }
 
 fn bad_request(line: impl Into<Body>) -> Response<Body> {

@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketContex
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::body::Body;
-use super::{App, Phase, reached, routes};
+use super::{App, Phase, answer::plain, reached};
 
 /// How much is read at once.
 const READ: usize = 16 * 1024;
@@ -41,10 +41,10 @@ pub(super) fn upgrade(app: &App, mut request: Request<Incoming>) -> Response<Bod
         return required();
     }
     let Some(key) = headers.get(SEC_WEBSOCKET_KEY) else {
-        return routes::plain(StatusCode::BAD_REQUEST, "sec-websocket-key is missing\n");
+        return plain(StatusCode::BAD_REQUEST, "sec-websocket-key is missing\n");
     };
     let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) else {
-        return routes::plain(StatusCode::BAD_REQUEST, "sec-websocket-key is unusable\n");
+        return plain(StatusCode::BAD_REQUEST, "sec-websocket-key is unusable\n");
     };
 
     let upgraded = hyper::upgrade::on(&mut request);
@@ -75,7 +75,7 @@ pub(super) fn upgrade(app: &App, mut request: Request<Incoming>) -> Response<Bod
 
 /// The answer to a request that does not upgrade, or to a version of the protocol not spoken here.
 pub(super) fn required() -> Response<Body> {
-    let mut response = routes::plain(
+    let mut response = plain(
         StatusCode::UPGRADE_REQUIRED,
         "this route speaks WebSocket, version 13, only\n",
     );
