@@ -13,8 +13,8 @@ const SMALL: usize = 1024;
 
 /// Writes several pieces at once: small ones joined, large ones as they are.
 ///
-/// `writev` costs about 1 % of a request more than `send`, even with a single piece; joining a head
-/// and a body of a hundred bytes costs much less than that, and copying a large body much more.
+/// `writev` goes a longer way through the kernel than `send`, even with a single piece; joining a head
+/// and a body of a hundred bytes costs less than that, and copying a large body much more.
 #[inline]
 pub(crate) fn poll_write_pieces<W: AsyncWrite>(
     socket: Pin<&mut W>,

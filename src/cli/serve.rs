@@ -130,7 +130,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "SECONDS", default_value = "3600", value_parser = seconds)]
     tunnel_idle_timeout: Duration,
 
-    /// Pass on interim responses, such as 103 Early Hints. Costs about 1 % of a request.
+    /// Pass on interim responses, such as 103 Early Hints. Costs a few allocations for each request.
     #[arg(long)]
     interim_responses: bool,
 
