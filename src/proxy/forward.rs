@@ -111,20 +111,13 @@ async fn exchange(
         let progress = outgoing.progress.as_deref();
         match attempt(client, link, was_reused, outgoing.request, progress).await {
             Ok((response, link)) => {
-                return answer(
-                    client,
-                    response,
-                    link,
-                    outgoing.progress.as_deref(),
-                    upgrade,
-                );
+                return answer(client, response, link, progress, upgrade);
             }
             Err(Failure::Unsent(request)) if was_reused => {
                 outgoing = Outgoing {
                     request: *request,
-                    progress: outgoing.progress,
                     upgrade,
-                    hostless: outgoing.hostless,
+                    ..outgoing
                 };
             }
             Err(Failure::NoAnswer(Fault::Broken)) if memo.is_some() => {
@@ -132,12 +125,14 @@ async fn exchange(
                 let request = memo.expect("just looked").repeat(client);
                 outgoing = Outgoing {
                     request,
-                    progress: None,
                     upgrade,
-                    hostless: outgoing.hostless,
+                    ..outgoing
                 };
             }
-            Err(Failure::Unsent(_)) => return Err(Fault::Broken),
+            Err(Failure::Unsent(_)) => {
+                client.upstream.unanswered(endpoint);
+                return Err(Fault::Broken);
+            }
             Err(Failure::NoAnswer(fault)) => return Err(fault),
         }
     }

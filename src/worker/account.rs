@@ -185,7 +185,7 @@ impl Drop for Account {
     fn drop(&mut self) {
         add(&self.traffic().closed, 1);
         add(&self.ledger.row.work.closed, 1);
-        self.ledger.rest.left(&self.ledger.row);
+        self.ledger.rest.load_moved(&self.ledger.row);
         if self.ledger.draining.load(Relaxed) {
             self.ledger.closed.notify_one();
         }

@@ -77,8 +77,8 @@ impl Worker {
         &self.row
     }
 
-    /// When the present turn of the loop began or its latest request did, monotonic nanoseconds: "now" for
-    /// everything that need not be exact, without asking the clock.
+    /// When the present turn of the loop began or its latest request ended, monotonic nanoseconds: "now"
+    /// for everything that need not be exact, without asking the clock.
     #[inline]
     pub(crate) fn now(&self) -> u64 {
         self.row.work.loop_entered.load(Relaxed)

@@ -41,15 +41,9 @@ impl Rest {
         })
     }
 
-    /// A connection was handed over: the mean has moved.
+    /// A connection was handed over or has ended: the load or the mean has moved.
     #[inline]
-    pub(super) fn came(&self, row: &RowRef) {
-        self.left(row);
-    }
-
-    /// A connection has ended: the load has moved.
-    #[inline]
-    pub(super) fn left(&self, row: &RowRef) {
+    pub(super) fn load_moved(&self, row: &RowRef) {
         if !self.may_rest {
             return;
         }

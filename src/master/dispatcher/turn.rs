@@ -227,7 +227,9 @@ impl Dispatcher {
 
     /// Looks at every worker as the policy will see it this turn.
     fn refresh(&mut self) {
-        // Only one signal needs to know the time, and no policy but one needs a load.
+        // No policy but one needs to know loads, which are read from memory that workers write; and
+        // only one signal needs to know the time.
+        let by_load = matches!(self.picker, Picker::LeastLoaded(_));
         let now = match self.signal {
             LoadSignal::Busy => monotonic_ns(),
             _ => 0,
@@ -237,7 +239,11 @@ impl Dispatcher {
             .extend(self.lanes.iter_mut().map(|lane| Candidate {
                 seat: lane.seat.number,
                 ready: lane.has_room(),
-                load: lane.load(self.signal, now),
+                load: if by_load {
+                    lane.load(self.signal, now)
+                } else {
+                    0
+                },
             }));
     }
 

@@ -69,7 +69,7 @@ impl<A: Application> HandedDoor<A> {
                     .record(claimed_at.saturating_sub(entry.accepted_at));
                 self.host.welcome(Conn::handed_over(socket, entry));
             }
-            self.host.rest().came(row);
+            self.host.rest().load_moved(row);
             // If that was the last batch announced, asking the kernel whether there is more would
             // be a system call for nothing.
             let last = first.wrapping_add(count).wrapping_sub(1);
