@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    config::{ClusterConfig, ConnectionTimeouts},
+    config::{ClusterConfig, ConnectionTimeouts, Listen},
     dispatch::{
         load::LoadSignal,
         mode::{Arm, Mode},
@@ -88,7 +88,7 @@ impl Cluster {
     /// port 0 takes any free one.
     pub fn listen(mut self, address: impl AsRef<str>) -> Self {
         match resolve("listen address", address.as_ref()) {
-            Ok(address) => self.config.listen.push(address),
+            Ok(address) => self.config.listen.push(Listen::Address(address)),
             Err(error) => _ = self.refused.get_or_insert(error),
         }
         self

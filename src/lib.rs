@@ -18,6 +18,7 @@
 //! | `conn`, `listener`, `small_writes`, `channel` | sockets, and the lines between master and worker |
 //! | `worker` | a worker process: intake, serve, drain |
 //! | `proxy` | the built-in application |
+//! | `control` | what may be asked of a running master, and what it answers |
 //! | `status` | what the master knows beyond the scoreboard |
 //! | `metrics` | every metric's name and how it is read |
 //! | `master` | the master process: dispatcher, supervisor, admin |
@@ -48,6 +49,8 @@ mod channel;
 mod worker;
 
 mod proxy;
+
+mod control;
 
 mod status;
 

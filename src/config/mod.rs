@@ -5,7 +5,7 @@
 
 mod endpoint;
 
-use std::{net::SocketAddr, num::NonZeroU16, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,13 +16,57 @@ use crate::{
     scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, MAX_WORKERS},
 };
 
+/// All that a master runs by: what a reload reads anew, and an upgrade passes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// What the cluster is to be.
+    pub cluster: ClusterConfig,
+    /// What the application asked for, in its own words.
+    pub application: String,
+    /// The names under which its upstream endpoints are counted, in its own order.
+    pub endpoints: Vec<String>,
+}
+
+/// Where a listener comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Listen {
+    /// Bound by us; port 0 takes any free one.
+    Address(SocketAddr),
+    /// Passed by whoever started us (`LISTEN_FDS`, sd_listen_fds(3)), by its name.
+    Passed(String),
+}
+
+impl std::fmt::Display for Listen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Passed(name) => write!(f, "systemd:{name}"),
+        }
+    }
+}
+
+/// Where the control socket is.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlSocket {
+    /// At the usual place, under a name of its own for each master.
+    #[default]
+    Usual,
+    /// There.
+    At(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
 /// What a cluster is to be, checked by [`validate`](Self::validate).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClusterConfig {
-    /// Addresses to listen on; port 0 takes any free one.
-    pub listen: Vec<SocketAddr>,
+    /// Where to listen.
+    pub listen: Vec<Listen>,
     /// Worker processes; `None`: one for each core that this process may use.
     pub workers: Option<u16>,
+    /// The most workers that there may ever be: listeners for so many are made at the start, while
+    /// there are privileges to make them. `None`: as many as there are workers.
+    pub max_workers: Option<u16>,
     /// How connections reach them.
     pub arm: Arm,
     /// How much of an address the policy `remote-address` looks at.
@@ -39,6 +83,36 @@ pub struct ClusterConfig {
     pub drain_timeout: Duration,
     /// How long a connection may stay idle, and how long a request's head may take.
     pub timeouts: ConnectionTimeouts,
+    /// How a worker that is stuck is told from one that is busy, and what becomes of it.
+    pub hang: HangLimits,
+    /// The longest pause before a worker that keeps dying is started again.
+    pub backoff_limit: Duration,
+    /// Where commands are taken.
+    pub control: ControlSocket,
+    /// The user to become once everything is bound.
+    pub user: Option<String>,
+    /// The group to become; `None`: the user's own.
+    pub group: Option<String>,
+    /// The limit of open files of every process; `None`: as many as are allowed.
+    pub nofile: Option<u64>,
+}
+
+/// When a worker counts as stuck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HangLimits {
+    /// For how long it must not have moved, though it could, before it gets nothing new.
+    pub after: Duration,
+    /// For how long before it is killed and replaced.
+    pub kill: Duration,
+}
+
+impl Default for HangLimits {
+    fn default() -> Self {
+        Self {
+            after: Duration::from_millis(50),
+            kill: Duration::from_secs(30),
+        }
+    }
 }
 
 /// How long a client may take. Start from the default and set what you want otherwise.
@@ -76,6 +150,13 @@ impl Default for ClusterConfig {
             admin: None,
             drain_timeout: Duration::from_secs(30),
             timeouts: ConnectionTimeouts::default(),
+            max_workers: None,
+            hang: HangLimits::default(),
+            backoff_limit: Duration::from_secs(30),
+            control: ControlSocket::default(),
+            user: None,
+            group: None,
+            nofile: None,
         }
     }
 }
@@ -99,7 +180,8 @@ impl ClusterConfig {
             )));
         }
         for (i, address) in self.listen.iter().enumerate() {
-            if address.port() != 0 && self.listen[..i].contains(address) {
+            let any_port = matches!(address, Listen::Address(a) if a.port() == 0);
+            if !any_port && self.listen[..i].contains(address) {
                 return Err(Error::usage(format!(
                     "{address} is to be listened on twice"
                 )));
@@ -193,7 +275,10 @@ mod tests {
     use super::*;
 
     fn config(listen: &[&str], workers: u16) -> ClusterConfig {
-        let listen = listen.iter().map(|a| a.parse().expect("address")).collect();
+        let listen = listen
+            .iter()
+            .map(|a| Listen::Address(a.parse().expect("address")))
+            .collect();
         ClusterConfig {
             listen,
             workers: Some(workers),

@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use self::{dispatcher::Rules, supervisor::Supervisor};
 use crate::{
-    config::ClusterConfig,
+    config::{ClusterConfig, Listen},
     error::{Error, Result},
     listener::ListenerGroup,
     scoreboard::Scoreboard,
@@ -65,7 +65,10 @@ pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
         .config
         .listen
         .iter()
-        .map(|address| ListenerGroup::bind(*address, seats))
+        .map(|listen| match listen {
+            Listen::Address(address) => ListenerGroup::bind(*address, seats),
+            Listen::Passed(_) => Err(Error::failed(format!("no listener {listen} was passed"))),
+        })
         .collect::<Result<Arc<[_]>>>()?;
     let board = Scoreboard::create()
         .map_err(|error| Error::runtime("cannot make the scoreboard in shared memory", error))?;

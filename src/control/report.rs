@@ -1,0 +1,139 @@
+//! What the master says about itself.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StatusReport {
+    /// Of the master's binary.
+    pub(crate) version: String,
+    /// The master's process id: it stays the same through upgrades.
+    pub(crate) pid: i32,
+    /// `starting`, `running`, `paused`, `stopping`.
+    pub(crate) state: String,
+    /// How connections reach the workers now.
+    pub(crate) mode: String,
+    /// By which policy; `none` where the mode takes none.
+    pub(crate) policy: String,
+    /// Since the first start, upgrades included.
+    pub(crate) uptime_seconds: f64,
+    /// How often the binary was replaced.
+    pub(crate) upgrades: u64,
+    /// Workers that there should be.
+    pub(crate) workers: u16,
+    /// Workers that take connections.
+    pub(crate) workers_ready: u16,
+    /// Workers that are stuck at present.
+    pub(crate) workers_hung: u16,
+    /// Earlier generations that finish what they hold.
+    pub(crate) workers_draining: u16,
+    /// Seats whose workers keep dying.
+    pub(crate) crash_loops: u16,
+    /// Where it listens.
+    pub(crate) listeners: Vec<ListenerReport>,
+    /// Where the admin interface is.
+    pub(crate) admin: Option<String>,
+    /// What is being done at somebody's request, in words.
+    pub(crate) operation: Option<String>,
+    /// The configuration file and what became of the last reload.
+    pub(crate) reload: ReloadReport,
+    /// Connections open now.
+    pub(crate) connections_open: u64,
+    /// Connections that died with their worker.
+    pub(crate) connections_lost: u64,
+    /// Connections that went to a second worker because the first did not claim them.
+    pub(crate) connections_redispatched: u64,
+}
+
+/// One address that is listened on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ListenerReport {
+    /// With its real port.
+    pub(crate) address: String,
+    /// Connections open now that came by it.
+    pub(crate) connections_open: u64,
+}
+
+/// What became of the last reload.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ReloadReport {
+    /// The configuration file, if there is one.
+    pub(crate) file: Option<PathBuf>,
+    /// Reloads asked for, the failed ones included.
+    pub(crate) count: u64,
+    /// Was the last one (or the start) carried out?
+    pub(crate) successful: bool,
+    /// Why not.
+    pub(crate) error: Option<String>,
+}
+
+/// `GET /workers`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WorkersReport {
+    /// How connections reach the workers now.
+    pub(crate) mode: String,
+    /// By which policy; `none` where the mode takes none.
+    pub(crate) policy: String,
+    /// The addresses that are listened on.
+    pub(crate) listeners: Vec<String>,
+    /// One for every seat, in their order: the newest process in it.
+    pub(crate) workers: Vec<WorkerReport>,
+    /// Earlier processes that finish what they hold.
+    pub(crate) draining: Vec<DrainReport>,
+}
+
+/// One seat and the process in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WorkerReport {
+    /// The seat's number, or `master`.
+    pub(crate) worker: String,
+    /// `None`: there is no process now.
+    pub(crate) pid: Option<i32>,
+    /// Counts births in the seat.
+    pub(crate) generation: u64,
+    /// `starting`, `ready`, `hung`, `draining` or `dead`.
+    pub(crate) state: String,
+    /// Is its loop waiting for something to do?
+    pub(crate) parked: bool,
+    /// Connections that it holds.
+    pub(crate) connections_open: u64,
+    /// Connections that it has or is about to get: what `least-loaded` goes by.
+    pub(crate) load: u32,
+    /// Requests begun and not ended.
+    pub(crate) requests_in_flight: u64,
+    /// Connections handed to it by the master, claimed or not; this process only.
+    pub(crate) connections_assigned: u64,
+    /// Of those, claimed; this process only.
+    pub(crate) connections_handed_over: u64,
+    /// Connections that it accepted by itself; this process only.
+    pub(crate) connections_self_accepted: u64,
+    /// CPU time of all processes that were ever in the seat.
+    pub(crate) cpu_seconds: f64,
+    /// Processes that were in the seat before and ended by themselves or by force.
+    pub(crate) restarts: u64,
+    /// How often a process in the seat was found stuck.
+    pub(crate) hung: u64,
+    /// Deaths in a row, none of them after a healthy life.
+    pub(crate) crash_loop: u32,
+    /// When the seat will be filled again, if it is empty.
+    pub(crate) respawn_in_seconds: Option<f64>,
+}
+
+/// A process on its way out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DrainReport {
+    /// The seat's number, or `master`.
+    pub(crate) worker: String,
+    /// Its process id.
+    pub(crate) pid: i32,
+    /// Which birth in the seat it was.
+    pub(crate) generation: u64,
+    /// Connections that it holds still.
+    pub(crate) connections_open: u64,
+    /// Requests begun and not ended.
+    pub(crate) requests_in_flight: u64,
+    /// Before it is killed.
+    pub(crate) seconds_left: f64,
+}
