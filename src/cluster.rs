@@ -3,19 +3,24 @@
 use std::{
     future::Future,
     net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    rc::Rc,
     time::Duration,
 };
 
 use crate::{
-    config::{ClusterConfig, ConnectionTimeouts, Listen},
+    config::{self, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen, Settings},
     dispatch::{
         load::LoadSignal,
-        mode::{Arm, Mode},
+        mode::Mode,
         policy::{Policy, Prefixes},
     },
     error::{Error, Result},
-    master::{self, OnReady, Plan, Ready},
-    sys::child::{inherited_channel, is_born_with_channel},
+    master::{self, Companions, Hooks, Plan, Ready},
+    sys::{
+        child::{inherited_channel, is_born_with_channel},
+        exec::has_luggage,
+    },
     worker::{self, Application, Worker},
 };
 
@@ -64,7 +69,7 @@ pub struct Cluster {
     load_signal: Option<LoadSignal>,
     application: String,
     endpoints: Vec<String>,
-    on_ready: Option<OnReady>,
+    hooks: Hooks,
     /// The first thing that was asked for and cannot be; told by `serve`.
     refused: Option<Error>,
 }
@@ -84,11 +89,53 @@ impl Cluster {
         Self::default()
     }
 
-    /// Listens on `address` too, at most 8 in all: `127.0.0.1:8080`, `[::]:8080`, `localhost:8080`;
-    /// port 0 takes any free one.
+    /// A cluster that is to run by `settings`.
+    pub(crate) fn from_settings(settings: Settings) -> Self {
+        let Settings {
+            cluster: config,
+            application,
+            endpoints,
+        } = settings;
+        let policy = config.arm.policy();
+        Self {
+            mode: Some(config.arm.mode()),
+            policy,
+            // Elsewhere it has no say, and says nothing.
+            load_signal: (policy == Some(Policy::LeastLoaded)).then_some(config.load_signal),
+            config,
+            application,
+            endpoints,
+            ..Self::default()
+        }
+    }
+
+    /// Asks `source` for the settings anew whenever the master is told to reload.
+    pub(crate) fn reload_with(
+        mut self,
+        source: impl FnMut() -> Result<Settings> + 'static,
+    ) -> Self {
+        self.hooks.source = Some(Box::new(source));
+        self
+    }
+
+    /// The file that the settings were read from, for whoever asks for the status.
+    pub(crate) fn config_file(mut self, path: Option<PathBuf>) -> Self {
+        self.hooks.config_file = path;
+        self
+    }
+
+    /// What the program keeps beside the cluster, and what of it an upgrade must pass on.
+    pub(crate) fn companions(mut self, companions: Option<Rc<dyn Companions>>) -> Self {
+        self.hooks.companions = companions;
+        self
+    }
+
+    /// Listens on `address` too, at most 16 in all: `127.0.0.1:8080`, `[::]:8080`, `localhost:8080`;
+    /// port 0 takes any free one. `systemd:NAME` is the listener that was passed under this name by
+    /// whoever started the program (sd_listen_fds(3)).
     pub fn listen(mut self, address: impl AsRef<str>) -> Self {
-        match resolve("listen address", address.as_ref()) {
-            Ok(address) => self.config.listen.push(Listen::Address(address)),
+        match listen(address.as_ref()) {
+            Ok(listen) => self.config.listen.push(listen),
             Err(error) => _ = self.refused.get_or_insert(error),
         }
         self
@@ -97,6 +144,13 @@ impl Cluster {
     /// Runs this many workers, 1 to 128.
     pub fn workers(mut self, workers: u16) -> Self {
         self.config.workers = Some(workers);
+        self
+    }
+
+    /// The most workers that there may ever be, at most 128; as many as there are by default. For so
+    /// many, listeners are made at the start.
+    pub fn max_workers(mut self, workers: u16) -> Self {
+        self.config.max_workers = Some(workers);
         self
     }
 
@@ -152,6 +206,50 @@ impl Cluster {
         self
     }
 
+    /// For how long a worker must be stuck before it gets no new connections; 50 ms by default, at
+    /// least 10 ms.
+    pub fn hang_after(mut self, limit: Duration) -> Self {
+        self.config.hang.after = limit;
+        self
+    }
+
+    /// For how long a worker must be stuck before it is killed and replaced; 30 s by default.
+    pub fn hang_kill(mut self, limit: Duration) -> Self {
+        self.config.hang.kill = limit;
+        self
+    }
+
+    /// The longest pause before a worker that keeps dying is started again; 30 s by default.
+    pub fn backoff_limit(mut self, limit: Duration) -> Self {
+        self.config.backoff_limit = limit;
+        self
+    }
+
+    /// Takes commands on a Unix socket at `path`, or nowhere with `None`. By default it is at the
+    /// usual place, under a name of its own.
+    pub fn control(mut self, path: Option<PathBuf>) -> Self {
+        self.config.control = path.map_or(ControlSocket::Off, ControlSocket::At);
+        self
+    }
+
+    /// Becomes this user, by name or number, once everything is bound.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.config.user = Some(user.into());
+        self
+    }
+
+    /// Becomes this group, and not the user's own. It takes a [`user`](Self::user), too.
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.config.group = Some(group.into());
+        self
+    }
+
+    /// The limit of open files of every process, at least 64; as many as are allowed by default.
+    pub fn nofile(mut self, limit: u64) -> Self {
+        self.config.nofile = Some(limit);
+        self
+    }
+
     /// How long clients may take.
     pub fn timeouts(mut self, timeouts: ConnectionTimeouts) -> Self {
         self.config.timeouts = timeouts;
@@ -165,15 +263,9 @@ impl Cluster {
         self
     }
 
-    /// The names under which the built-in proxy's endpoints are counted.
-    pub(crate) fn endpoints(mut self, names: Vec<String>) -> Self {
-        self.endpoints = names;
-        self
-    }
-
     /// Calls `hook` in the master, once, when all workers are ready.
     pub fn on_ready(mut self, hook: impl FnOnce(&Ready) + 'static) -> Self {
-        self.on_ready = Some(Box::new(hook));
+        self.hooks.on_ready = Some(Box::new(hook));
         self
     }
 
@@ -194,7 +286,8 @@ impl Cluster {
         let channel = inherited_channel()
             .map_err(|error| Error::runtime("cannot tell whether this is a worker", error))?;
         match channel {
-            Some(line) => worker::main(line, factory),
+            Some(line) => worker::main(line, factory, master::examine),
+            None if is_resuming() => master::resume(self.hooks),
             None => master::run(self.plan()?, master::serve_here(factory)),
         }
     }
@@ -203,27 +296,19 @@ impl Cluster {
         if let Some(error) = self.refused {
             return Err(error);
         }
-        let arm = Arm::new(self.mode.unwrap_or(Mode::Handoff), self.policy)
-            .map_err(|error| Error::usage(error.to_string()))?;
-        let load_signal = match (self.load_signal, arm.policy()) {
-            (None, _) => LoadSignal::default(),
-            (Some(signal), Some(Policy::LeastLoaded)) => signal,
-            (Some(signal), _) => {
-                return Err(Error::usage(format!(
-                    "load signal '{signal}' has no say in {arm}: only the policy 'least-loaded' goes by it"
-                )));
-            }
-        };
-        let config = ClusterConfig {
+        let (arm, load_signal) = config::dispatch(self.mode, self.policy, self.load_signal)?;
+        let cluster = ClusterConfig {
             arm,
             load_signal,
             ..self.config
         };
         Ok(Plan {
-            config,
-            application: self.application,
-            endpoints: self.endpoints,
-            on_ready: self.on_ready,
+            settings: Settings {
+                cluster,
+                application: self.application,
+                endpoints: self.endpoints,
+            },
+            hooks: self.hooks,
         })
     }
 }
@@ -234,7 +319,32 @@ pub fn is_worker() -> bool {
     is_born_with_channel()
 }
 
-fn resolve(what: &str, text: &str) -> Result<SocketAddr> {
+/// Is this process a master that another binary has just been? Then [`Cluster::serve`] goes on with the
+/// configuration that it had.
+pub(crate) fn is_resuming() -> bool {
+    has_luggage()
+}
+
+/// Reads where to listen.
+///
+/// # Errors
+/// A usage error that names it.
+pub(crate) fn listen(text: &str) -> Result<Listen> {
+    match text.strip_prefix("systemd:") {
+        // As sd_listen_fds_with_names(3) has it: names are joined by colons.
+        Some(name) if name.is_empty() || name.contains(':') => Err(Error::usage(format!(
+            "listen address '{text}': a name is missing (systemd:web, as FileDescriptorName= has it)"
+        ))),
+        Some(name) => Ok(Listen::Passed(name.into())),
+        None => resolve("listen address", text).map(Listen::Address),
+    }
+}
+
+/// Finds the address that `text` stands for; `what` it is, the error says.
+///
+/// # Errors
+/// A usage error that names it.
+pub(crate) fn resolve(what: &str, text: &str) -> Result<SocketAddr> {
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
@@ -252,4 +362,57 @@ fn resolve(what: &str, text: &str) -> Result<SocketAddr> {
     found
         .next()
         .ok_or_else(|| Error::usage(format!("{what} '{text}' stands for no address")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Arm;
+
+    #[test]
+    fn settings_become_a_plan_as_they_are() {
+        for arm in Arm::ALL {
+            let busy = arm.policy() == Some(Policy::LeastLoaded);
+            let settings = Settings {
+                cluster: ClusterConfig {
+                    listen: vec![Listen::Passed("web".into())],
+                    arm,
+                    load_signal: if busy {
+                        LoadSignal::Busy
+                    } else {
+                        LoadSignal::default()
+                    },
+                    max_workers: Some(9),
+                    ..ClusterConfig::default()
+                },
+                application: "text".into(),
+                endpoints: vec!["a:1".into()],
+            };
+            let plan = Cluster::from_settings(settings.clone())
+                .config_file(Some("f".into()))
+                .plan()
+                .expect("valid");
+            assert_eq!(plan.settings, settings);
+            assert_eq!(plan.hooks.config_file, Some("f".into()));
+        }
+    }
+
+    #[test]
+    fn a_signal_that_has_no_say_is_still_refused() {
+        let cluster = Cluster::new()
+            .listen("systemd:web")
+            .mode(Mode::Shared)
+            .load_signal(LoadSignal::Busy);
+        let error = cluster.plan().err().expect("no say").to_string();
+        assert!(
+            error.contains("'busy'") && error.contains("shared"),
+            "{error}"
+        );
+        let error = Cluster::new()
+            .listen("systemd:")
+            .plan()
+            .err()
+            .expect("no name");
+        assert!(error.to_string().contains("'systemd:'"), "{error}");
+    }
 }

@@ -16,12 +16,14 @@ use std::{
 
 use clap::Args;
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Ready,
     config::Endpoint,
     demo,
     error::{Error, Result},
+    master::Companions,
     sys::{child::Child, fdpass, readiness::watch},
 };
 
@@ -124,7 +126,8 @@ fn inherit() -> io::Result<(TcpListener, OwnedFd)> {
     Ok((TcpListener::from(listener), line))
 }
 
-/// Two demo upstreams, running and kept so; dropping this ends them.
+/// Demo upstreams, running and kept so; dropping this ends them.
+#[derive(Default)]
 pub(super) struct DemoUpstreams {
     endpoints: Vec<Endpoint>,
     keepers: Vec<Keeper>,
@@ -132,54 +135,116 @@ pub(super) struct DemoUpstreams {
 
 /// Keeps one demo upstream running: a thread that starts it, and starts it again should it end.
 struct Keeper {
+    name: String,
+    listener: Arc<TcpListener>,
     state: Arc<Mutex<Kept>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 #[derive(Default)]
 struct Kept {
-    process: Option<Arc<Child>>,
+    running: Option<Running>,
     stopping: bool,
+}
+
+/// A demo upstream's process, which ends when the line does.
+struct Running {
+    process: Arc<Child>,
+    line: OwnedFd,
+}
+
+/// What the next binary is to know of a demo upstream. Its descriptors are the listener and the line.
+#[derive(Serialize, Deserialize)]
+struct Carried {
+    name: String,
+    pid: i32,
 }
 
 /// How long after its end a demo upstream is started again.
 const PAUSE: Duration = Duration::from_millis(200);
 
 impl DemoUpstreams {
+    /// Starts two, on any free ports.
     pub(super) fn start() -> Result<Self> {
         let failed = |error| Error::runtime("cannot start the demo upstreams", error);
-        let mut demo = Self {
-            endpoints: Vec::new(),
-            keepers: Vec::new(),
-        };
+        let mut demo = Self::default();
         for name in ["north", "south"] {
             let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0))).map_err(failed)?;
-            let address = listener.local_addr().map_err(failed)?;
-            let endpoint = address.to_string().parse();
-            demo.endpoints
-                .push(endpoint.map_err(|error| Error::failed(format!("{error}")))?);
-            demo.keepers
-                .push(Keeper::start(name, listener).map_err(failed)?);
+            let running = spawn(name, &listener).map_err(failed)?;
+            demo.keep(name, listener, running).map_err(failed)?;
         }
         Ok(demo)
     }
 
+    /// Takes over those that the binary before has kept.
+    pub(super) fn resume(words: &str, descriptors: Vec<OwnedFd>) -> Result<Self> {
+        let failed = |error| Error::runtime("cannot go on with the demo upstreams", error);
+        let carried: Vec<Carried> =
+            serde_json::from_str(words).map_err(|error| failed(error.into()))?;
+        let mut descriptors = descriptors.into_iter();
+        let mut demo = Self::default();
+        for Carried { name, pid } in carried {
+            let (Some(listener), Some(line)) = (descriptors.next(), descriptors.next()) else {
+                return Err(failed(io::ErrorKind::InvalidData.into()));
+            };
+            let listener = TcpListener::from(listener);
+            let running = match Child::resume(pid) {
+                Ok(process) => Running {
+                    process: Arc::new(process),
+                    line,
+                },
+                // It has ended in the meantime.
+                Err(_) => spawn(&name, &listener).map_err(failed)?,
+            };
+            demo.keep(&name, listener, running).map_err(failed)?;
+        }
+        Ok(demo)
+    }
+
+    fn keep(&mut self, name: &str, listener: TcpListener, running: Running) -> io::Result<()> {
+        let endpoint = listener.local_addr()?.to_string().parse();
+        self.endpoints.push(endpoint.map_err(io::Error::other)?);
+        self.keepers.push(Keeper::start(name, listener, running)?);
+        Ok(())
+    }
+
+    /// Where they are.
     pub(super) fn endpoints(&self) -> &Vec<Endpoint> {
         &self.endpoints
     }
 }
 
+impl Companions for DemoUpstreams {
+    fn pack(&self) -> io::Result<(String, Vec<OwnedFd>)> {
+        let (mut carried, mut descriptors) = (Vec::new(), Vec::new());
+        for keeper in &self.keepers {
+            let kept = lock(&keeper.state);
+            let gone = || io::Error::other(format!("demo upstream '{}' is gone", keeper.name));
+            let running = kept.running.as_ref().ok_or_else(gone)?;
+            carried.push(Carried {
+                name: keeper.name.clone(),
+                pid: running.process.pid(),
+            });
+            descriptors.push(keeper.listener.as_fd().try_clone_to_owned()?);
+            descriptors.push(running.line.try_clone()?);
+        }
+        Ok((serde_json::to_string(&carried)?, descriptors))
+    }
+}
+
 impl Keeper {
-    fn start(name: &'static str, listener: TcpListener) -> io::Result<Self> {
-        let state = Arc::new(Mutex::new(Kept::default()));
-        let (mut process, mut line) = spawn(name, &listener)?;
-        lock(&state).process = Some(process.clone());
-        let thread = thread::Builder::new().name(name.into()).spawn({
-            let state = state.clone();
+    fn start(name: &str, listener: TcpListener, running: Running) -> io::Result<Self> {
+        let (name, listener) = (name.to_owned(), Arc::new(listener));
+        let mut process = running.process.clone();
+        let state = Arc::new(Mutex::new(Kept {
+            running: Some(running),
+            stopping: false,
+        }));
+        let thread = thread::Builder::new().name(name.clone()).spawn({
+            let (name, listener, state) = (name.clone(), listener.clone(), state.clone());
             move || {
                 loop {
                     let exit = process.wait();
-                    drop(line);
                     if lock(&state).stopping {
                         return;
                     }
@@ -190,19 +255,24 @@ impl Keeper {
                     thread::sleep(PAUSE);
                     // Not to be started again while it is being stopped.
                     let mut kept = lock(&state);
-                    match spawn(name, &listener) {
+                    match spawn(&name, &listener) {
                         _ if kept.stopping => return,
-                        Ok(started) => (process, line) = started,
+                        Ok(running) => {
+                            process = running.process.clone();
+                            kept.running = Some(running);
+                        }
                         Err(error) => {
+                            kept.running = None;
                             crate::notice(format_args!("demo upstream '{name}' is gone: {error}"));
                             return;
                         }
                     }
-                    kept.process = Some(process.clone());
                 }
             }
         })?;
         Ok(Self {
+            name,
+            listener,
             state,
             thread: Some(thread),
         })
@@ -213,8 +283,8 @@ fn lock(state: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts one demo upstream, which ends when the returned line does.
-fn spawn(name: &str, listener: &TcpListener) -> io::Result<(Arc<Child>, OwnedFd)> {
+/// Starts one demo upstream.
+fn spawn(name: &str, listener: &TcpListener) -> io::Result<Running> {
     let (ours, theirs) = fdpass::pair()?;
     // Waits in the line until the child reads it.
     fdpass::send(ours.as_fd(), b"listener", [listener.as_fd()].into_iter())?;
@@ -222,19 +292,22 @@ fn spawn(name: &str, listener: &TcpListener) -> io::Result<(Arc<Child>, OwnedFd)
     command
         .arg0("pointsman")
         .args(["demo-upstream", "--inherit", "--name", name]);
-    Ok((Arc::new(Child::spawn(command, theirs)?), ours))
+    Ok(Running {
+        process: Arc::new(Child::spawn(command, theirs)?),
+        line: ours,
+    })
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        let process = {
+        let running = {
             let mut kept = lock(&self.state);
             kept.stopping = true;
-            kept.process.take()
+            kept.running.take()
         };
-        if let Some(process) = process {
+        if let Some(running) = running {
             // The proxy in front of it has drained, or was told to end at once.
-            let _ = process.signal(Signal::SIGKILL);
+            let _ = running.process.signal(Signal::SIGKILL);
         }
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -1,6 +1,10 @@
 //! The command line: one file for each subcommand.
 
+mod check;
+mod ctl;
 mod demo;
+mod drill;
+mod file;
 mod serve;
 
 use std::process::ExitCode;
@@ -17,7 +21,8 @@ use crate::error::Result;
 Try it, with nothing to install or configure:
   pointsman serve --demo
 
-Exit codes: 0 stopped as asked, 1 something failed while running, 2 wrong usage.")]
+Exit codes: 0 stopped as asked, 1 something failed while running, 2 wrong usage,
+3 (of ctl) there is no master to talk to.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -25,7 +30,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(Box<serve::Serve>),
+    Serve(Box<serve::Given>),
+    Check(Box<check::Check>),
+    Ctl(ctl::Ctl),
+    Drill(Box<drill::Drill>),
     DemoUpstream(demo::DemoUpstream),
 }
 
@@ -42,7 +50,10 @@ pub fn run() -> ExitCode {
 
 fn dispatch(arguments: Arguments) -> Result<()> {
     match arguments.command {
-        Command::Serve(serve) => serve.run(),
+        Command::Serve(given) => serve::run(*given),
+        Command::Check(check) => check.run(),
+        Command::Ctl(ctl) => ctl.run(),
+        Command::Drill(drill) => drill.run(),
         Command::DemoUpstream(demo) => demo.run(),
     }
 }

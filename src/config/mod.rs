@@ -4,14 +4,25 @@
 //! never reads a flag or a file.
 
 mod endpoint;
+mod refusal;
+mod reload;
 
-use std::{net::SocketAddr, num::NonZeroU16, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr, num::NonZeroU16, os::unix::ffi::OsStrExt, path::PathBuf, time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::endpoint::{Address, Endpoint};
+pub use self::{
+    endpoint::{Address, Endpoint},
+    refusal::Refusal,
+};
 use crate::{
-    dispatch::{load::LoadSignal, mode::Arm, policy::Prefixes},
+    dispatch::{
+        load::LoadSignal,
+        mode::{Arm, Mode},
+        policy::{Policy, Prefixes},
+    },
     error::{Error, Result},
     scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, MAX_WORKERS},
 };
@@ -62,6 +73,9 @@ pub enum ControlSocket {
 pub struct ClusterConfig {
     /// Where to listen.
     pub listen: Vec<Listen>,
+    /// Nobody said where to listen, and whoever started us passed listeners: all of those it is.
+    /// [`listen`](Self::listen) is empty then.
+    pub listen_passed: bool,
     /// Worker processes; `None`: one for each core that this process may use.
     pub workers: Option<u16>,
     /// The most workers that there may ever be: listeners for so many are made at the start, while
@@ -141,6 +155,7 @@ impl Default for ClusterConfig {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            listen_passed: false,
             workers: None,
             arm: Arm::ALL[1],
             prefixes: Prefixes::default(),
@@ -162,35 +177,182 @@ impl Default for ClusterConfig {
 }
 
 impl ClusterConfig {
+    /// The user to become, found in this machine's database.
+    pub fn identity(&self) -> Result<Option<crate::sys::privileges::Identity>> {
+        let found = self
+            .user
+            .as_deref()
+            .map(|user| crate::sys::privileges::look_up(user, self.group.as_deref()));
+        found.transpose().map_err(|e| Error::usage(e.to_string()))
+    }
+
     /// Checks everything that can be checked without touching the machine and fills in what was
     /// left open. Returns the number of workers.
     ///
     /// # Errors
     /// A usage error that names the culprit.
     pub fn validate(&self) -> Result<NonZeroU16> {
-        if self.listen.is_empty() {
-            return Err(Error::usage(
+        Ok(self.check()?)
+    }
+
+    /// As [`validate`](Self::validate), and says which setting is to blame.
+    ///
+    /// # Errors
+    /// The first setting that cannot be.
+    pub fn check(&self) -> Result<NonZeroU16, Refusal> {
+        self.check_listen()?;
+        let workers = self.check_workers()?;
+        self.check_limits()?;
+        self.check_names()?;
+        Ok(workers)
+    }
+
+    fn check_listen(&self) -> Result<(), Refusal> {
+        if self.listen.is_empty() && !self.listen_passed {
+            return Err(Refusal::new(
+                &["listen"],
                 "nothing to listen on: give at least one address (--listen 127.0.0.1:8080)",
             ));
         }
         if self.listen.len() > MAX_LISTENERS {
-            return Err(Error::usage(format!(
-                "{} addresses to listen on: at most {MAX_LISTENERS} are possible",
-                self.listen.len()
-            )));
+            return Err(Refusal::of(
+                &["listen"],
+                MAX_LISTENERS,
+                format!(
+                    "{} addresses to listen on: at most {MAX_LISTENERS} are possible",
+                    self.listen.len()
+                ),
+            ));
         }
         for (i, address) in self.listen.iter().enumerate() {
             let any_port = matches!(address, Listen::Address(a) if a.port() == 0);
             if !any_port && self.listen[..i].contains(address) {
-                return Err(Error::usage(format!(
-                    "{address} is to be listened on twice"
-                )));
+                return Err(Refusal::of(
+                    &["listen"],
+                    i,
+                    format!("{address} is to be listened on twice"),
+                ));
             }
         }
+        Ok(())
+    }
+
+    fn check_workers(&self) -> Result<NonZeroU16, Refusal> {
         let workers = self.workers.unwrap_or_else(usable_cores);
-        NonZeroU16::new(workers)
-            .filter(|n| usize::from(n.get()) <= MAX_WORKERS)
-            .ok_or_else(|| Error::usage(format!("{workers} workers: it takes 1 to {MAX_WORKERS}")))
+        let Some(workers) =
+            NonZeroU16::new(workers).filter(|n| usize::from(n.get()) <= MAX_WORKERS)
+        else {
+            return Err(Refusal::new(
+                &["workers"],
+                format!("{workers} workers: it takes 1 to {MAX_WORKERS}"),
+            ));
+        };
+        let refused = |message| Err(Refusal::new(&["max-workers", "workers"], message));
+        match self.max_workers {
+            Some(most) if usize::from(most) > MAX_WORKERS => refused(format!(
+                "max-workers {most}: at most {MAX_WORKERS} are possible"
+            )),
+            Some(most) if most < workers.get() => refused(format!(
+                "max-workers {most} is below the number of workers, {workers}"
+            )),
+            _ => Ok(workers),
+        }
+    }
+
+    fn check_limits(&self) -> Result<(), Refusal> {
+        let HangLimits { after, kill } = self.hang;
+        if after < SHORTEST_HANG {
+            return Err(Refusal::new(
+                &["hang-after"],
+                format!(
+                    "hang-after {} s: less than {} s would take busy workers for stuck ones",
+                    after.as_secs_f64(),
+                    SHORTEST_HANG.as_secs_f64()
+                ),
+            ));
+        }
+        if kill <= after {
+            return Err(Refusal::new(
+                &["hang-kill", "hang-after"],
+                format!(
+                    "hang-kill {} s is not above hang-after, {} s",
+                    kill.as_secs_f64(),
+                    after.as_secs_f64()
+                ),
+            ));
+        }
+        match self.nofile {
+            Some(limit) if limit < FEWEST_FILES => Err(Refusal::new(
+                &["nofile"],
+                format!("nofile {limit}: it takes at least {FEWEST_FILES}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_names(&self) -> Result<(), Refusal> {
+        if let ControlSocket::At(path) = &self.control {
+            // sockaddr_un holds 108 bytes, the last one zero.
+            match path.as_os_str().as_bytes() {
+                [] => {
+                    return Err(Refusal::new(
+                        &["control"],
+                        "control: a path is missing, or 'off'",
+                    ));
+                }
+                [_, rest @ ..] if rest.len() > 106 => {
+                    return Err(Refusal::new(
+                        &["control"],
+                        format!(
+                            "control '{}': the path of a Unix socket has at most 107 bytes",
+                            path.display()
+                        ),
+                    ));
+                }
+                _ => {}
+            }
+        }
+        if self.user.as_deref() == Some("") {
+            return Err(Refusal::new(&["user"], "user: a name is missing"));
+        }
+        match (&self.user, self.group.as_deref()) {
+            (_, Some("")) => Err(Refusal::new(&["group"], "group: a name is missing")),
+            (None, Some(group)) => Err(Refusal::new(
+                &["group"],
+                format!("group '{group}' without a user: say which user to become, too"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Shorter, and the clock's ticks and other processes would make workers look stuck.
+const SHORTEST_HANG: Duration = Duration::from_millis(10);
+
+/// With less than this no process of ours could start.
+const FEWEST_FILES: u64 = 64;
+
+/// Puts together how to dispatch: what is left open is `handoff` and `least-loaded`, by open
+/// connections.
+///
+/// # Errors
+/// A policy or a load signal was given that nobody would consult.
+pub fn dispatch(
+    mode: Option<Mode>,
+    policy: Option<Policy>,
+    signal: Option<LoadSignal>,
+) -> Result<(Arm, LoadSignal), Refusal> {
+    let arm = Arm::new(mode.unwrap_or(Mode::Handoff), policy)
+        .map_err(|error| Refusal::new(&["policy", "mode"], error.to_string()))?;
+    match (signal, arm.policy()) {
+        (None, _) => Ok((arm, LoadSignal::default())),
+        (Some(signal), Some(Policy::LeastLoaded)) => Ok((arm, signal)),
+        (Some(signal), _) => Err(Refusal::new(
+            &["load-signal", "policy", "mode"],
+            format!(
+                "load signal '{signal}' has no say in {arm}: only the policy 'least-loaded' goes by it"
+            ),
+        )),
     }
 }
 
@@ -244,21 +406,30 @@ impl ProxyConfig {
     ///
     /// # Errors
     /// No endpoint, more than can be counted, or one twice.
-    pub fn new(endpoints: Vec<Endpoint>) -> Result<Self> {
+    pub fn new(endpoints: Vec<Endpoint>) -> Result<Self, Refusal> {
         if endpoints.is_empty() {
-            return Err(Error::usage(
+            return Err(Refusal::new(
+                &["upstream"],
                 "no upstream: say where requests go (--upstream http://127.0.0.1:3000), or try --demo",
             ));
         }
         if endpoints.len() > MAX_ENDPOINTS {
-            return Err(Error::usage(format!(
-                "{} upstream endpoints: at most {MAX_ENDPOINTS} are possible",
-                endpoints.len()
-            )));
+            return Err(Refusal::of(
+                &["upstream"],
+                MAX_ENDPOINTS,
+                format!(
+                    "{} upstream endpoints: at most {MAX_ENDPOINTS} are possible",
+                    endpoints.len()
+                ),
+            ));
         }
         for (i, endpoint) in endpoints.iter().enumerate() {
             if endpoints[..i].contains(endpoint) {
-                return Err(Error::usage(format!("upstream {endpoint} is given twice")));
+                return Err(Refusal::of(
+                    &["upstream"],
+                    i,
+                    format!("upstream {endpoint} is given twice"),
+                ));
             }
         }
         Ok(Self {
@@ -297,9 +468,32 @@ mod tests {
         };
         refused(config(&[], 1), "--listen");
         refused(config(&["127.0.0.1:80", "127.0.0.1:80"], 1), "127.0.0.1:80");
-        refused(config(&["127.0.0.1:0"; 9], 1), "9 addresses");
+        refused(config(&["127.0.0.1:0"; 17], 1), "17 addresses");
         refused(config(&["127.0.0.1:0"], 0), "0 workers");
         refused(config(&["127.0.0.1:0"], 129), "129 workers");
+        let with = |change: fn(&mut ClusterConfig)| {
+            let mut config = config(&["127.0.0.1:0"], 4);
+            change(&mut config);
+            config
+        };
+        refused(with(|c| c.max_workers = Some(3)), "max-workers 3");
+        refused(with(|c| c.max_workers = Some(129)), "max-workers 129");
+        refused(
+            with(|c| c.hang.after = Duration::from_millis(9)),
+            "hang-after 0.009 s",
+        );
+        refused(with(|c| c.hang.kill = c.hang.after), "hang-kill 0.05 s");
+        refused(with(|c| c.nofile = Some(63)), "nofile 63");
+        refused(with(|c| c.group = Some("www".into())), "group 'www'");
+        refused(with(|c| c.user = Some(String::new())), "user");
+        let long = |c: &mut ClusterConfig| {
+            c.control = ControlSocket::At(format!("/{}", "x".repeat(107)).into());
+        };
+        refused(with(long), "107 bytes");
+        refused(
+            with(|c| c.listen = vec![Listen::Passed("web".into()); 2]),
+            "systemd:web",
+        );
         assert!(ProxyConfig::new(vec![]).is_err());
         let twice = vec!["http://a:1".parse().expect("valid"); 2];
         assert!(
@@ -308,6 +502,94 @@ mod tests {
                 .to_string()
                 .contains("a:1")
         );
+    }
+
+    #[test]
+    fn what_stands_at_a_limit_is_accepted() {
+        let config = ClusterConfig {
+            max_workers: Some(4),
+            hang: HangLimits {
+                after: Duration::from_millis(10),
+                kill: Duration::from_millis(11),
+            },
+            nofile: Some(64),
+            user: Some("www".into()),
+            group: Some("www".into()),
+            control: ControlSocket::At(format!("/{}", "x".repeat(106)).into()),
+            ..config(&["127.0.0.1:0"], 4)
+        };
+        assert_eq!(config.validate().expect("valid").get(), 4);
+        let passed = ClusterConfig {
+            listen: Vec::new(),
+            listen_passed: true,
+            ..config
+        };
+        assert_eq!(passed.validate().expect("valid").get(), 4);
+    }
+
+    #[test]
+    fn a_policy_or_signal_that_nobody_would_consult_is_refused() {
+        let (arm, signal) = dispatch(None, None, None).expect("the usual");
+        assert_eq!(arm.to_string(), "handoff/least-loaded");
+        assert_eq!(signal, LoadSignal::Connections);
+        let error = dispatch(Some(Mode::Shared), Some(Policy::RoundRobin), None);
+        assert_eq!(error.expect_err("no say").settings[0], "policy");
+        for (mode, policy) in [
+            (Mode::Shared, None),
+            (Mode::Handoff, Some(Policy::RoundRobin)),
+        ] {
+            let error = dispatch(Some(mode), policy, Some(LoadSignal::Busy));
+            assert_eq!(error.expect_err("no say").settings[0], "load-signal");
+        }
+        assert!(dispatch(Some(Mode::Hybrid), None, Some(LoadSignal::Busy)).is_ok());
+    }
+
+    #[test]
+    fn settings_survive_being_written_and_read() {
+        let settings = Settings {
+            cluster: ClusterConfig {
+                listen: vec![
+                    Listen::Address("[::1]:80".parse().expect("address")),
+                    Listen::Passed("web".into()),
+                ],
+                listen_passed: false,
+                workers: Some(3),
+                max_workers: Some(9),
+                arm: Arm::new(Mode::Hybrid, Some(Policy::RemoteAddress)).expect("valid"),
+                prefixes: Prefixes::new(24, 48).expect("valid"),
+                load_signal: LoadSignal::Busy,
+                master_serves: true,
+                pin_cpus: true,
+                admin: Some("127.0.0.1:9900".parse().expect("address")),
+                drain_timeout: Duration::from_millis(1500),
+                timeouts: ConnectionTimeouts {
+                    idle: Duration::from_secs(1),
+                    head: Duration::from_secs(2),
+                    stall: Duration::from_nanos(3),
+                },
+                hang: HangLimits {
+                    after: Duration::from_millis(20),
+                    kill: Duration::from_secs(4),
+                },
+                backoff_limit: Duration::from_secs(5),
+                control: ControlSocket::At("/run/p.sock".into()),
+                user: Some("www".into()),
+                group: Some("www-data".into()),
+                nofile: Some(1024),
+            },
+            application: "{\"a\": 1}".into(),
+            endpoints: vec!["unix:/run/app.sock".into()],
+        };
+        let text = serde_json::to_string(&settings).expect("plain data");
+        let read: Settings = serde_json::from_str(&text).expect("as written");
+        assert_eq!(read, settings);
+        for control in [ControlSocket::Usual, ControlSocket::Off] {
+            let mut settings = settings.clone();
+            settings.cluster.control = control;
+            let text = serde_json::to_string(&settings).expect("plain data");
+            let read: Settings = serde_json::from_str(&text).expect("as written");
+            assert_eq!(read, settings);
+        }
     }
 
     #[test]

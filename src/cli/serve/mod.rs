@@ -1,23 +1,34 @@
 //! `pointsman serve`: the reverse proxy.
 
-use std::{fmt::Write as _, time::Duration};
+mod given;
+mod settings;
+
+use std::{fmt::Write as _, path::PathBuf, rc::Rc, time::Duration};
 
 use clap::Args;
 
+pub(super) use self::given::Given;
+use self::given::Origin;
 use super::demo::DemoUpstreams;
 use crate::{
-    Cluster, Mode, Policy, Prefixes, Ready,
-    config::{ConnectionTimeouts, Endpoint, ProxyConfig, UpstreamTimeouts, usable_cores},
-    error::{Error, Result},
+    Cluster, Ready,
+    cluster::is_resuming,
+    config::{Endpoint, UpstreamTimeouts},
+    error::Result,
     is_worker,
+    master::{Companions, companions},
     proxy::Proxy,
-    scoreboard::MAX_WORKERS,
 };
 
 /// Run the reverse proxy: accept HTTP connections, dispatch them to worker processes, forward their
 /// requests to the upstreams.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Configuration file:
+  TOML. Every long flag is a key of the same name (mode = \"shared\", drain-timeout = 10,
+  demo = true); one that may be repeated takes a list. A flag given here wins over the file.
+  `pointsman check -c FILE` says whether a file is in order.
+
 Modes, and when to use which:
   handoff    The master accepts and hands each connection to the worker that the policy picks.
              Even load and full control; costs a few microseconds per connection. The default.
@@ -33,18 +44,33 @@ Policies, for handoff and hybrid:
   remote-address  The same client address always to the same worker.
 
 Signals:
-  SIGTERM, SIGINT  Take what has arrived, listen no more, finish what is open, exit 0.
-                   A second one ends at once.
+  SIGTERM, SIGINT, SIGQUIT
+           Take what has arrived, listen no more, finish what is open, exit 0. A second one
+           gives what is open one more second, a third ends at once.
+  SIGHUP   Read the configuration again, check all of it, and go by it.
+  SIGUSR2  Become the binary that is now at the path of this one, in place.
+  `pointsman ctl` does the same and more, and says what came of it.
 
 Examples:
   pointsman serve --demo
+  pointsman serve -c pointsman.toml
   pointsman serve --listen 0.0.0.0:8080 --upstream http://127.0.0.1:3000
   pointsman serve --listen 127.0.0.1:8080 --upstream http://127.0.0.1:3000 \\
       --upstream unix:/run/app.sock --workers 4 --mode handoff --policy least-loaded \\
       --admin 127.0.0.1:9900")]
 pub(super) struct Serve {
-    /// Address to listen on; repeat for several (at most 8). Port 0 takes any free port.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    /// Read what is not given here from this file.
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Where what came from the file stands there.
+    #[arg(skip)]
+    origin: Origin,
+
+    /// Address to listen on; repeat for several (at most 16). Port 0 takes any free port; systemd:NAME
+    /// is the listener passed under this name [default: all that were passed (LISTEN_FDS), else
+    /// 127.0.0.1:8080].
+    #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Vec<String>,
 
     /// Where requests go: http://HOST:PORT or unix:/PATH; repeat for several, which then take turns.
@@ -58,6 +84,10 @@ pub(super) struct Serve {
     /// Worker processes, 1 to 128 [default: the cores that this process may use].
     #[arg(long, value_name = "N")]
     workers: Option<u64>,
+
+    /// The most workers that there may ever be, while it runs [default: as many as there are].
+    #[arg(long, value_name = "N")]
+    max_workers: Option<u64>,
 
     /// How connections reach the workers: handoff, hybrid, shared or reuseport.
     #[arg(long, value_name = "MODE", default_value = "handoff")]
@@ -85,6 +115,22 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9900")]
     admin: String,
 
+    /// Where a master takes commands, a Unix socket, or "off" [default: the usual place].
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+
+    /// Become this user once everything is bound.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+
+    /// Become this group [default: the user's own].
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+
+    /// The limit of open files of every process [default: as many as are allowed].
+    #[arg(long, value_name = "N")]
+    nofile: Option<u64>,
+
     /// The master serves requests too, as one more worker.
     #[arg(long)]
     master_serves: bool,
@@ -96,6 +142,18 @@ pub(super) struct Serve {
     /// How long open requests may take to finish when stopping.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     drain_timeout: Duration,
+
+    /// For how long a worker must be stuck before it gets no new connections.
+    #[arg(long, value_name = "SECONDS", default_value = "0.05", value_parser = seconds)]
+    hang_after: Duration,
+
+    /// For how long a worker must be stuck before it is killed and replaced.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    hang_kill: Duration,
+
+    /// The longest pause before a worker that keeps dying is started again.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    backoff_limit: Duration,
 
     /// How long a client may be idle between requests.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
@@ -140,7 +198,7 @@ pub(super) struct Serve {
 }
 
 /// A duration above zero and up to a day, in seconds; fractions are fine.
-fn seconds(text: &str) -> std::result::Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> std::result::Result<Duration, String> {
     text.parse::<f64>()
         .ok()
         .filter(|s| *s > 0.0 && *s <= 86_400.0)
@@ -159,94 +217,59 @@ async fn host(worker: crate::Worker) -> Proxy {
     }
 }
 
-impl Serve {
-    pub(super) fn run(self) -> Result<()> {
-        if is_worker() {
-            // It has the same command line, which only the master acts on: what the master made of
-            // it is in the inheritance.
-            return Cluster::new().serve(host);
-        }
-        let usage = |error: &dyn std::fmt::Display| Error::usage(error.to_string());
-        let mode: Mode = self.mode.parse().map_err(|e| usage(&e))?;
-        let policy: Option<Policy> = self
-            .policy
-            .as_deref()
-            .map(str::parse)
-            .transpose()
-            .map_err(|e| usage(&e))?;
-        let prefixes =
-            Prefixes::new(self.remote_prefix_v4, self.remote_prefix_v6).map_err(|e| usage(&e))?;
-        // Checked in full before anything is started.
-        crate::Arm::new(mode, policy).map_err(|e| usage(&e))?;
-        let written = self.upstream.iter().map(|text| text.parse::<Endpoint>());
-        let mut endpoints = written
-            .collect::<std::result::Result<Vec<_>, _>>()
-            .map_err(|e| usage(&e))?;
-        let demo = self.demo.then(DemoUpstreams::start).transpose()?;
-        if let Some(demo) = &demo {
-            endpoints.clone_from(demo.endpoints());
-        }
-        let mut proxy = ProxyConfig::new(endpoints)?;
-        proxy.timeouts = UpstreamTimeouts {
-            connect: self.connect_timeout,
-            first_byte: self.first_byte_timeout,
-            body_idle: self.body_idle_timeout,
-            idle: self.upstream_idle_timeout,
-            tunnel_idle: self.tunnel_idle_timeout,
-        };
-        proxy.idle_connections = self.upstream_idle_connections;
-        proxy.interim_responses = self.interim_responses;
-        let application = serde_json::to_string(&proxy)
-            .map_err(|error| Error::failed(format!("cannot pass the configuration on: {error}")))?;
-
-        let names: Vec<String> = proxy.endpoints.iter().map(Endpoint::to_string).collect();
-        let workers = match self.workers {
-            Some(n) => u16::try_from(n).map_err(|_| too_many_workers(n))?,
-            None => usable_cores(),
-        };
-        let mut cluster = Cluster::new()
-            .workers(workers)
-            .mode(mode)
-            .prefixes(prefixes)
-            .master_serves(self.master_serves)
-            .pin_cpus(self.pin_cpus)
-            .drain_timeout(self.drain_timeout)
-            .timeouts(ConnectionTimeouts {
-                idle: self.idle_timeout,
-                head: self.head_timeout,
-                stall: self.stall_timeout,
-            })
-            .application(application)
-            .endpoints(names.clone());
-        if let Some(policy) = policy {
-            cluster = cluster.policy(policy);
-        }
-        if let Some(signal) = &self.load_signal {
-            cluster = cluster.load_signal(signal.parse().map_err(|e| usage(&e))?);
-        }
-        for address in &self.listen {
-            cluster = cluster.listen(address);
-        }
-        if self.admin != "off" {
-            cluster = cluster.admin(&self.admin);
-        }
-        let demo_runs = demo.is_some();
-        let cluster = cluster.on_ready(move |ready| {
-            crate::notice(format_args!("{}", announcement(ready, &names)));
+/// Runs what was given.
+pub(super) fn run(given: Given) -> Result<()> {
+    if is_worker() {
+        // It has the same command line, which only the master acts on: what the master made of
+        // it, and of the file, is in the inheritance.
+        return Cluster::new().serve(host);
+    }
+    if is_resuming() {
+        return resume(given);
+    }
+    let serve = given.serve()?;
+    // Checked in full before anything is started.
+    let mut settings = serve.settings_alone()?;
+    let demo = serve
+        .demo
+        .then(DemoUpstreams::start)
+        .transpose()?
+        .map(Rc::new);
+    let demo_endpoints = demo.as_ref().map(|demo| demo.endpoints().clone());
+    if let Some(endpoints) = &demo_endpoints {
+        settings = serve.settings(Some(endpoints))?;
+    }
+    let endpoints = settings.endpoints.clone();
+    let config_file = serve.config.clone();
+    let demo_runs = demo.is_some();
+    let cluster = Cluster::from_settings(settings)
+        .config_file(config_file)
+        .companions(demo.clone().map(|demo| demo as Rc<dyn Companions>))
+        .reload_with(move || given.serve()?.settings(demo_endpoints.as_deref()))
+        .on_ready(move |ready| {
+            crate::notice(format_args!("{}", announcement(ready, &endpoints)));
             if demo_runs {
                 crate::notice(format_args!("{}", super::demo::invitation(ready)));
             } else {
-                warn_of_unreachable(proxy.endpoints);
+                warn_of_unreachable(endpoints);
             }
         });
-        let served = cluster.serve(host);
-        drop(demo);
-        served
-    }
+    let served = cluster.serve(host);
+    drop(demo);
+    served
 }
 
-fn too_many_workers(n: u64) -> Error {
-    Error::usage(format!("{n} workers: it takes 1 to {MAX_WORKERS}"))
+/// Goes on where the binary before has left off, with the configuration that it had.
+fn resume(given: Given) -> Result<()> {
+    let demo = match companions() {
+        Some((words, descriptors)) => Some(Rc::new(DemoUpstreams::resume(&words, descriptors)?)),
+        None => None,
+    };
+    let endpoints = demo.as_ref().map(|demo| demo.endpoints().clone());
+    Cluster::new()
+        .companions(demo.map(|demo| demo as Rc<dyn Companions>))
+        .reload_with(move || given.serve()?.settings(endpoints.as_deref()))
+        .serve(host)
 }
 
 fn announcement(ready: &Ready, upstreams: &[String]) -> String {
@@ -272,9 +295,10 @@ fn announcement(ready: &Ready, upstreams: &[String]) -> String {
 }
 
 /// Tells, and no more, which upstreams do not answer now: they may well come later.
-fn warn_of_unreachable(endpoints: Vec<Endpoint>) {
+fn warn_of_unreachable(endpoints: Vec<String>) {
     tokio::task::spawn_local(async move {
-        for endpoint in endpoints {
+        // They are shown as they are read.
+        for endpoint in endpoints.iter().flat_map(|text| text.parse::<Endpoint>()) {
             let limit = UpstreamTimeouts::default().connect;
             let why = match tokio::time::timeout(limit, Proxy::probe(&endpoint)).await {
                 Ok(Ok(())) => continue,
