@@ -2,7 +2,7 @@
 # docker run --rm -p 8080:8080 -p 9900:9900 pointsman
 # docker run --rm -p 8080:8080 pointsman serve --listen 0.0.0.0:8080 --upstream http://app:3000
 #
-# The master is process 1: it stops on SIGTERM, and drains for up to 30 s (--drain-timeout). Docker
+# The master is process 1: it reaps whatever is orphaned in here, stops on SIGTERM, and drains for up to 30 s (--drain-timeout). Docker
 # kills after 10 s: give it more with `docker run --stop-timeout 35`.
 
 FROM rust:1.95-slim-bookworm AS build
@@ -22,6 +22,7 @@ EXPOSE 8080 9900
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/9900 && printf 'GET /readyz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && read -r -t 2 _ code _ <&3 && [ \"$code\" = 200 ]"]
 
+STOPSIGNAL SIGTERM
 ENTRYPOINT ["pointsman"]
 # Within a container 127.0.0.1 is nobody else's: listen on all addresses.
 CMD ["serve", "--demo", "--listen", "0.0.0.0:8080", "--admin", "0.0.0.0:9900"]

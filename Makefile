@@ -24,7 +24,7 @@ define need
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt clippy doc deny bench loadtest toolchain
+.PHONY: help run test lint fmt clippy doc deny bench loadtest soak toolchain
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,7 @@ run: toolchain ## Run the proxy with demo upstreams; Ctrl-C ends it
 	$(CARGO) run --release --locked -- serve --demo $(ARGS)
 
 test: toolchain ## Run all tests, doc tests included
+	$(call need,systemd-socket-activate=systemd unshare=util-linux)
 	$(CARGO) test --workspace --locked $(ARGS)
 
 lint: fmt clippy doc deny ## Check format, lints, documentation and dependencies
@@ -61,6 +62,13 @@ loadtest: toolchain ## Compare with nginx and HAProxy: CPU time per request; ins
 	$(call need,wrk=wrk nginx=nginx-light haproxy=haproxy taskset=util-linux)
 	$(CARGO) build --release --locked
 	$(CARGO) run --release --locked -p loadtest -- peers $(ARGS)
+
+# A run can be repeated with its seed: make soak SEED=7
+SEED ?=
+
+soak: toolchain ## Run the drills at length (1,000 kills, 200 upgrades …); the ledgers go to loadtest/runs
+	$(CARGO) build --release --locked
+	loadtest/soak.sh target/release/pointsman $(SEED)
 
 # All that building and testing needs besides cargo: a linker.
 toolchain:

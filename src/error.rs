@@ -19,6 +19,8 @@ enum Fault {
     Usage,
     /// The machine or the environment did not let it happen.
     Runtime,
+    /// Nobody is there to be asked.
+    Absent,
 }
 
 impl Error {
@@ -49,14 +51,28 @@ impl Error {
         }
     }
 
+    /// There is no master to talk to.
+    pub(crate) fn absent(message: impl Into<String>) -> Self {
+        Self {
+            fault: Fault::Absent,
+            message: message.into(),
+            source: None,
+        }
+    }
+
     /// Is the caller's request at fault, rather than the machine?
     pub fn is_usage(&self) -> bool {
         self.fault == Fault::Usage
     }
 
-    /// The exit code for it: 2 for a usage error, 1 for a run-time error.
+    /// The exit code for it: 2 for a usage error, 1 for a run-time error, 3 where there is no master
+    /// to talk to.
     pub fn exit_code(&self) -> u8 {
-        if self.is_usage() { 2 } else { 1 }
+        match self.fault {
+            Fault::Runtime => 1,
+            Fault::Usage => 2,
+            Fault::Absent => 3,
+        }
     }
 }
 

@@ -21,6 +21,8 @@ use nix::{
     unistd::Pid,
 };
 
+use super::{activation::NOT_FOR_CHILDREN, orphans::Ours};
+
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -44,6 +46,8 @@ impl std::fmt::Display for Exit {
 pub struct Child {
     pid: Pid,
     pidfd: OwnedFd,
+    /// As process 1 we reap strangers too, but not this one.
+    _ours: Ours,
 }
 
 /// The environment variable that tells a new process which descriptor was left open for it.
@@ -51,15 +55,18 @@ pub const INHERITED: &str = "POINTSMAN_CHANNEL";
 
 impl Child {
     /// Starts `command` with `channel` as the one descriptor, besides the standard three, that
-    /// outlives `exec`; its number is in the variable [`INHERITED`]. The child ignores SIGINT from
-    /// its first instruction: Ctrl-C in a terminal reaches the whole group, and only the master may
-    /// act on it.
+    /// outlives `exec`; its number is in the variable [`INHERITED`]. The child ignores what a terminal
+    /// sends to the whole group (SIGINT, SIGQUIT, SIGHUP) from its first instruction: only the master
+    /// may act on it. What a service manager tells the master by variables is not told to the child.
     ///
     /// # Errors
     /// As `fork(2)`, `execve(2)` and `pidfd_open(2)`.
     pub fn spawn(mut command: Command, channel: OwnedFd) -> io::Result<Self> {
         let number = channel.as_raw_fd();
         command.env(INHERITED, format!("{number}:{}", std::process::id()));
+        for variable in NOT_FOR_CHILDREN {
+            command.env_remove(variable);
+        }
         // SAFETY: between fork and exec only async-signal-safe calls are allowed; close_range, fcntl
         // and signal are, and nothing here allocates or locks.
         unsafe {
@@ -75,20 +82,40 @@ impl Child {
                 if libc::fcntl(number, libc::F_SETFD, 0) < 0 {
                     return Err(io::Error::last_os_error());
                 }
-                libc::signal(libc::SIGINT, libc::SIG_IGN);
+                for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+                    libc::signal(signal, libc::SIG_IGN);
+                }
                 Ok(())
             });
         }
-        let mut child = command.spawn()?;
+        let (mut child, ours) = Ours::spawn(&mut command)?;
         let pid = Pid::from_raw(child.id() as i32);
-        match pidfd_open(pid) {
-            Ok(pidfd) => Ok(Self { pid, pidfd }),
+        match pidfd_open(pid.as_raw()) {
+            Ok(pidfd) => Ok(Self {
+                pid,
+                pidfd,
+                _ours: ours,
+            }),
             Err(error) => {
                 // Nobody could watch it: it must not live on unseen.
                 let _ = child.kill().and_then(|()| child.wait());
                 Err(error)
             }
         }
+    }
+
+    /// A child that this process has already, started before it became the present program.
+    ///
+    /// # Errors
+    /// As `pidfd_open(2)`.
+    pub fn resume(pid: i32) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid);
+        Ok(Self {
+            // Not reaped by anybody else, so the number is still its.
+            pidfd: pidfd_open(pid.as_raw())?,
+            _ours: Ours::adopt(pid.as_raw()),
+            pid,
+        })
     }
 
     /// Ends it at once and reaps it.
@@ -184,11 +211,15 @@ pub fn call_by_program_name() {
     }
 }
 
-fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
+/// A descriptor for the process `pid`, readable once it has ended.
+///
+/// # Errors
+/// As `pidfd_open(2)`.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: a plain system call; the number returned is a new descriptor that nobody else knows.
     // It is close-on-exec by definition.
     unsafe {
-        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0))?;
+        let fd = Errno::result(libc::syscall(libc::SYS_pidfd_open, pid, 0))?;
         Ok(OwnedFd::from_raw_fd(fd as RawFd))
     }
 }
@@ -251,4 +282,12 @@ fn is_channel(number: RawFd) -> bool {
             sockopt::SockType,
         )
         .is_ok_and(|kind| kind == SockType::SeqPacket)
+}
+
+/// Lets signals through that another program in this process held back, see
+/// [`become_program`](super::exec::become_program).
+pub fn admit_signals() {
+    use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+    // Fails only if asked for something that does not exist.
+    let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::all()), None);
 }

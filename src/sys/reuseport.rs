@@ -5,6 +5,8 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
+use socket2::{Domain, Socket};
+
 /// One instruction of classic BPF, as `struct sock_filter` (`linux/filter.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Instruction {
@@ -57,4 +59,37 @@ pub fn attach(listener: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<(
     } else {
         Ok(())
     }
+}
+
+/// Makes a TCP listener drop whatever comes, as if it had been lost on the way, or listen again. It
+/// does so by wanting packets that have passed no router (`IP_MINTTL`, ip(7)), which it takes from
+/// the hop limit 255 that hardly anybody sends: unlike a socket filter, which some kernels refuse to
+/// whoever is not root, this needs no privilege.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn deafen(listener: &Socket, deaf: bool) -> io::Result<()> {
+    let hops: libc::c_int = if deaf { 255 } else { 0 };
+    let set = |level, option| {
+        // SAFETY: the kernel reads an int, which outlives the call, and writes nothing.
+        let result = unsafe {
+            libc::setsockopt(
+                listener.as_raw_fd(),
+                level,
+                option,
+                (&raw const hops).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    };
+    if listener.domain()? == Domain::IPV6 {
+        set(libc::IPPROTO_IPV6, libc::IPV6_MINHOPCOUNT)?;
+    }
+    // On an IPv6 socket this is for the IPv4 clients that it may have too.
+    set(libc::IPPROTO_IP, libc::IP_MINTTL)
 }
