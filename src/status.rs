@@ -3,18 +3,22 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
+    control::ReloadReport,
     dispatch::mode::Arm,
-    scoreboard::{SEATS, Scoreboard},
-    sys::clock::cpu_time,
+    scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, SEATS, Scoreboard},
+    sys::clock::{cpu_time, monotonic_ns},
 };
 
 /// A place for a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seat {
     /// Its number on the scoreboard and in labels.
     pub(crate) number: u16,
@@ -23,17 +27,30 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// The master's own seat, when it serves too, behind those of `workers` workers.
-    pub(crate) fn of_master(workers: u16) -> Self {
+    /// The seat of the `number`-th worker. `master_serves`: the master's own seat has the first place.
+    pub(crate) fn of_worker(number: u16, master_serves: bool) -> Self {
+        Self {
+            number,
+            place: usize::from(number) + usize::from(master_serves),
+        }
+    }
+
+    /// The master's own seat, when it serves too.
+    pub(crate) fn of_master() -> Self {
         Self {
             number: SEATS as u16 - 1,
-            place: usize::from(workers),
+            place: 0,
         }
     }
 
     /// Is it the master's own?
     pub(crate) fn is_masters(self) -> bool {
-        usize::from(self.number) == SEATS - 1
+        Self::is_masters_number(self.number)
+    }
+
+    /// Is this the number of the master's own?
+    pub(crate) fn is_masters_number(number: u16) -> bool {
+        usize::from(number) == SEATS - 1
     }
 
     /// Its name in labels and messages.
@@ -53,34 +70,61 @@ impl Seat {
 pub(crate) struct Status {
     /// The counters.
     pub(crate) board: Scoreboard,
-    /// The addresses of the listeners, by number.
-    pub(crate) listeners: Arc<[String]>,
-    /// The names of the upstream endpoints, by number.
-    pub(crate) endpoints: Arc<[String]>,
-    /// Worker processes that there should be.
-    pub(crate) workers: u16,
     inner: Arc<Mutex<Inner>>,
 }
 
-/// What the supervisor writes.
-#[derive(Debug)]
+/// What the supervisor writes. It outlives the binary: an upgrade passes it on.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Inner {
     /// By seat number.
     pub(crate) seats: BTreeMap<u16, SeatStatus>,
+    /// Worker processes that there should be.
+    pub(crate) workers: u16,
+    /// The addresses of the listeners, by number; an empty text where there is none now.
+    pub(crate) listeners: Vec<ListenerStatus>,
+    /// The names of the upstream endpoints, by column of the scoreboard; those of earlier
+    /// configurations keep theirs.
+    pub(crate) endpoints: Vec<String>,
+    /// Where the admin interface is.
+    pub(crate) admin: Option<SocketAddr>,
     /// Connections that died with their worker.
     pub(crate) lost: u64,
     /// The arm in force.
     pub(crate) arm: Arm,
+    /// Were all workers ready once?
+    pub(crate) started: bool,
+    /// Is nothing accepted for now?
+    pub(crate) paused: bool,
     /// Is the cluster on its way out?
     pub(crate) stopping: bool,
-    in_force_since: Instant,
+    /// What is being done at somebody's request.
+    pub(crate) operation: Option<String>,
+    /// Why the last thing that was done at somebody's request failed, if it did.
+    pub(crate) last_failure: Option<String>,
+    /// What became of the last reload.
+    pub(crate) reload: ReloadReport,
+    /// How often the binary was replaced.
+    pub(crate) upgrades: u64,
+    /// When the first binary started, monotonic nanoseconds.
+    pub(crate) started_at: u64,
+    /// Monotonic nanoseconds.
+    in_force_since: u64,
     /// CPU time of all processes when the arm came into force.
     cpu_before: Duration,
-    earlier: [Usage; Arm::ALL.len()],
+    earlier: Vec<Usage>,
+}
+
+/// One listener number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ListenerStatus {
+    /// With its real port.
+    pub(crate) address: String,
+    /// Is it listened on now?
+    pub(crate) open: bool,
 }
 
 /// What an arm used while it was in force.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Usage {
     /// How long it was in force.
     pub(crate) active: Duration,
@@ -89,52 +133,79 @@ pub(crate) struct Usage {
 }
 
 /// One seat's history.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct SeatStatus {
-    /// The process in it now.
-    pub(crate) pid: Option<i32>,
+    /// The processes in it now, the newest last. The others are on their way out.
+    pub(crate) pids: Vec<i32>,
     /// Births.
     pub(crate) generation: u64,
     /// CPU time of all earlier processes.
     pub(crate) retired_cpu: Duration,
     /// Respawns by what ended the process before.
-    pub(crate) restarts: BTreeMap<&'static str, u64>,
+    pub(crate) restarts: BTreeMap<String, u64>,
     /// Deaths in a row without a healthy life between.
     pub(crate) crash_loop: u32,
+    /// When it will be filled again, monotonic nanoseconds; `None`: it is filled, or will not be.
+    pub(crate) respawn_at: Option<u64>,
 }
 
 impl SeatStatus {
     /// CPU time of all processes that were ever in the seat.
     pub(crate) fn cpu(&self) -> Duration {
-        self.retired_cpu + self.pid.and_then(cpu_time).unwrap_or_default()
+        let present = self.pids.iter().filter_map(|pid| cpu_time(*pid));
+        self.retired_cpu + present.sum::<Duration>()
+    }
+
+    /// The newest process in it.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        self.pids.last().copied()
     }
 }
 
 impl Status {
     /// A cluster with `workers` seats, none of them filled yet, in which `arm` is in force.
-    pub(crate) fn new(
-        board: Scoreboard,
-        workers: u16,
-        arm: Arm,
-        listeners: Arc<[String]>,
-        endpoints: Arc<[String]>,
-    ) -> Self {
+    pub(crate) fn new(board: Scoreboard, workers: u16, arm: Arm) -> Self {
+        let now = monotonic_ns();
         let inner = Inner {
             seats: BTreeMap::new(),
+            workers,
+            listeners: Vec::new(),
+            endpoints: Vec::new(),
+            admin: None,
             lost: 0,
             arm,
+            started: false,
+            paused: false,
             stopping: false,
-            in_force_since: Instant::now(),
+            operation: None,
+            last_failure: None,
+            reload: ReloadReport {
+                successful: true,
+                ..ReloadReport::default()
+            },
+            upgrades: 0,
+            started_at: now,
+            in_force_since: now,
             cpu_before: Duration::ZERO,
-            earlier: Default::default(),
+            earlier: vec![Usage::default(); Arm::ALL.len()],
         };
+        Self::resume(board, inner)
+    }
+
+    /// The status that another binary of this cluster has passed on.
+    pub(crate) fn resume(board: Scoreboard, inner: Inner) -> Self {
         Self {
             board,
-            listeners,
-            endpoints,
-            workers,
             inner: Arc::new(Mutex::new(inner)),
         }
+    }
+
+    /// What the next binary is to know.
+    ///
+    /// # Errors
+    /// None that can happen to plain data.
+    pub(crate) fn copy(&self) -> serde_json::Result<serde_json::Value> {
+        serde_json::to_value(&*self.lock())
     }
 
     /// Looks or writes. Never held across an await.
@@ -147,10 +218,10 @@ impl Status {
 }
 
 impl Inner {
-    /// The process in `seat` is gone; `cpu` is all that it used.
-    pub(crate) fn vacate(&mut self, seat: Seat, cpu: Duration) {
+    /// Process `pid` in `seat` is gone; `cpu` is all that it used.
+    pub(crate) fn vacate(&mut self, seat: Seat, pid: i32, cpu: Duration) {
         let seat = self.seats.entry(seat.number).or_default();
-        seat.pid = None;
+        seat.pids.retain(|known| *known != pid);
         seat.retired_cpu += cpu;
     }
 
@@ -160,7 +231,7 @@ impl Inner {
             .seats
             .values()
             // The master's own seat has the master's pid: count it once.
-            .filter(|seat| seat.pid != Some(own_pid()))
+            .filter(|seat| seat.pid() != Some(own_pid()))
             .map(SeatStatus::cpu)
             .sum();
         workers + cpu_time(own_pid()).unwrap_or_default()
@@ -168,14 +239,60 @@ impl Inner {
 
     /// What each arm has used so far, the one in force up to now.
     pub(crate) fn usage(&self) -> impl Iterator<Item = (Arm, Usage)> {
-        let mut usage = self.earlier;
-        let present = &mut usage[self.arm.index()];
-        present.active += self.in_force_since.elapsed();
-        present.cpu += self.cpu().saturating_sub(self.cpu_before);
+        let mut usage = self.earlier.clone();
+        if let Some(present) = usage.get_mut(self.arm.index()) {
+            present.active += since(self.in_force_since);
+            present.cpu += self.cpu().saturating_sub(self.cpu_before);
+        }
         Arm::ALL.into_iter().zip(usage)
+    }
+
+    /// From now on `arm` is in force.
+    pub(crate) fn switch(&mut self, arm: Arm) {
+        self.earlier = self.usage().map(|(_, usage)| usage).collect();
+        self.arm = arm;
+        self.in_force_since = monotonic_ns();
+        self.cpu_before = self.cpu();
+    }
+
+    /// The scoreboard's column for the endpoint called `name`: the one that it had before, or a new
+    /// one. `None`: there is no more.
+    pub(crate) fn endpoint_column(&mut self, name: &str) -> Option<u8> {
+        let column = self.endpoints.iter().position(|known| known == name);
+        let column = column.or_else(|| {
+            let free = self.endpoints.len();
+            (free < MAX_ENDPOINTS).then(|| {
+                self.endpoints.push(name.to_owned());
+                free
+            })
+        });
+        column.map(|column| column as u8)
+    }
+
+    /// The number for a listener on `address`: the one that it had before, or a new one. `None`: there
+    /// is no more.
+    pub(crate) fn listener_number(&mut self, address: SocketAddr) -> Option<usize> {
+        let address = address.to_string();
+        let number = self.listeners.iter().position(|l| l.address == address);
+        let number = number.or_else(|| {
+            let free = self.listeners.len();
+            (free < MAX_LISTENERS).then(|| {
+                self.listeners.push(ListenerStatus {
+                    address,
+                    open: false,
+                });
+                free
+            })
+        });
+        number
     }
 }
 
 fn own_pid() -> i32 {
     std::process::id() as i32
+}
+
+/// The time since a moment, monotonic nanoseconds.
+pub(crate) fn since(moment: u64) -> Duration {
+    Duration::from_nanos(monotonic_ns().saturating_sub(moment))
 }

@@ -1,5 +1,6 @@
 //! What may be asked of a running master, and what it answers: the words of the control socket.
-//! Plain data; the master's end is `master/control.rs`, the asking end `client`.
+//! The words are plain data; `path` finds the socket's place and binds it, the master's end is
+//! `master/control.rs`, the asking end [`client`].
 //!
 //! HTTP over a Unix socket. `GET /status` and `GET /workers` answer with a [`StatusReport`] and a
 //! [`WorkersReport`]. Every other verb is a `POST /<verb>` whose body is a JSON object with the
@@ -8,6 +9,8 @@
 
 #![allow(dead_code, reason = "the two ends are about to be written")]
 
+pub(crate) mod client;
+pub(crate) mod path;
 mod report;
 
 use std::path::PathBuf;
@@ -18,6 +21,10 @@ pub(crate) use self::report::{
     DrainReport, ListenerReport, ReloadReport, StatusReport, WorkerReport, WorkersReport,
 };
 use crate::dispatch::{mode::Mode, policy::Policy};
+
+/// The text of the last [`Line::Progress`] before the master becomes another binary. Connections do
+/// not survive that, the listening socket does: whoever asked connects anew and looks how it went on.
+pub(crate) const EXEC_LINE: &str = "becoming the new binary";
 
 /// What a master can be told to do. In JSON: `{"verb": "mode", "mode": "shared"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

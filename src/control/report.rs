@@ -37,6 +37,8 @@ pub(crate) struct StatusReport {
     pub(crate) admin: Option<String>,
     /// What is being done at somebody's request, in words.
     pub(crate) operation: Option<String>,
+    /// Why the last thing that was done at somebody's request failed, if it did.
+    pub(crate) last_failure: Option<String>,
     /// The configuration file and what became of the last reload.
     pub(crate) reload: ReloadReport,
     /// Connections open now.

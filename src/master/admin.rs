@@ -3,8 +3,10 @@
 
 use std::{
     convert::Infallible,
-    net::SocketAddr,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    io,
+    net::{SocketAddr, TcpListener},
+    os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,69 +22,128 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
 use serde::Serialize;
-use tokio::{net::TcpListener, sync::Semaphore, task::spawn_local, time::sleep};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinHandle, spawn_local},
+    time::sleep,
+};
 
+use super::control::Reports;
 use crate::{
     error::{Error, Result},
     metrics::ScoreboardCollector,
-    scoreboard::{Row, State},
-    status::{Seat, Status},
+    status::Status,
 };
 
 /// Connections answered at once; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 64;
 
-/// Starts answering on `address`. Returns the address with its real port.
-///
-/// # Errors
-/// The address is in use, not ours, or not permitted.
-pub(super) async fn start(address: SocketAddr, status: Status) -> Result<SocketAddr> {
-    let refused = |error| {
-        Error::runtime(
-            format!("cannot serve the admin interface on {address}"),
-            error,
-        )
-    };
-    let listener = TcpListener::bind(address).await.map_err(refused)?;
-    let bound = listener.local_addr().map_err(refused)?;
-    let registry = Registry::new();
-    let collectors: [Box<dyn prometheus::core::Collector>; 2] = [
-        Box::new(ScoreboardCollector::new(status.clone())),
-        Box::new(ProcessCollector::for_self()),
-    ];
-    for collector in collectors {
-        registry
-            .register(collector)
-            .map_err(|error| Error::failed(format!("metrics: {error}")))?;
-    }
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    spawn_local(async move {
-        loop {
-            // One that is refused stays in the backlog, and holds no descriptor of the master's.
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
-            let Ok((stream, _)) = listener.accept().await else {
-                // Out of descriptors, most likely. Rest rather than spin; the metrics say why.
-                sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let (status, registry) = (status.clone(), registry.clone());
-            spawn_local(async move {
-                let _place = place;
-                let service = service_fn(|request| {
-                    std::future::ready(Ok::<_, Infallible>(answer(&request, &status, &registry)))
-                });
-                // An error is the client's: it has gone, or does not speak HTTP.
-                let _ = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(Duration::from_secs(10))
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
-            });
+/// The admin interface: a listener, and whoever answers there.
+#[derive(Debug)]
+pub(super) struct Admin {
+    listener: TcpListener,
+    address: SocketAddr,
+    answering: Option<JoinHandle<()>>,
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        if let Some(answering) = &self.answering {
+            answering.abort();
         }
-    });
-    Ok(bound)
+    }
+}
+
+impl AsFd for Admin {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+fn refused(address: impl std::fmt::Display) -> impl Fn(io::Error) -> Error {
+    move |error| {
+        let what = format!("cannot serve the admin interface on {address}");
+        Error::runtime(what, error)
+    }
+}
+
+impl Admin {
+    /// Listens on `address`.
+    ///
+    /// # Errors
+    /// The address is in use, not ours, or not permitted.
+    pub(super) fn bind(address: SocketAddr) -> Result<Self> {
+        let refused = refused(address);
+        Self::on(TcpListener::bind(address).map_err(&refused)?).map_err(&refused)
+    }
+
+    /// Goes on with a listener that is there already.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(super) fn on(listener: TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            address: listener.local_addr()?,
+            listener,
+            answering: None,
+        })
+    }
+
+    /// Where it is, with its real port.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts answering, until it is dropped.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn serve(mut self, status: &Status) -> Result<Self> {
+        let refused = refused(self.address);
+        let registry = Registry::new();
+        let collectors: [Box<dyn prometheus::core::Collector>; 2] = [
+            Box::new(ScoreboardCollector::new(status.clone())),
+            Box::new(ProcessCollector::for_self()),
+        ];
+        for collector in collectors {
+            registry
+                .register(collector)
+                .map_err(|error| Error::failed(format!("metrics: {error}")))?;
+        }
+        let listener = self.listener.try_clone().map_err(&refused)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(&refused)?;
+        self.answering = Some(spawn_local(accept(listener, status.clone(), registry)));
+        Ok(self)
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, status: Status, registry: Registry) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        // One that is refused stays in the backlog, and holds no descriptor of the master's.
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely. Rest rather than spin; the metrics say why.
+            sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let (status, registry) = (status.clone(), registry.clone());
+        spawn_local(async move {
+            let _place = place;
+            let service = service_fn(|request| {
+                std::future::ready(Ok::<_, Infallible>(answer(&request, &status, &registry)))
+            });
+            // An error is the client's: it has gone, or does not speak HTTP.
+            let _ = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(10))
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -102,14 +163,15 @@ fn answer(request: &Request<Incoming>, status: &Status, registry: &Registry) -> 
         "/metrics" => metrics(registry),
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => readiness(status),
-        "/workers" => workers(status),
+        "/workers" => json(&status.workers()),
+        "/status" => json(&status.status()),
         "/" => text(
             StatusCode::OK,
-            "pointsman\n\n/metrics  /workers  /healthz  /readyz\n",
+            "pointsman\n\n/metrics  /status  /workers  /healthz  /readyz\n",
         ),
         _ => text(
             StatusCode::NOT_FOUND,
-            "not here; try /metrics, /workers, /healthz, /readyz\n",
+            "not here; try /metrics, /status, /workers, /healthz, /readyz\n",
         ),
     }
 }
@@ -140,91 +202,26 @@ fn metrics(registry: &Registry) -> Answer {
     }
 }
 
-/// Ready: at least one worker takes connections, and the cluster is not on its way out.
+/// Ready: at least one worker takes connections, and the cluster is not on its way out or paused.
 fn readiness(status: &Status) -> Answer {
-    let ready = status
-        .board
-        .occupied()
-        .filter(|row| row.state() == State::Ready)
-        .count();
-    let code = match (status.lock().stopping, ready) {
-        (false, 1..) => StatusCode::OK,
+    let report = status.status();
+    let code = match (report.state.as_str(), report.workers_ready) {
+        ("starting" | "running", 1..) => StatusCode::OK,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    text(
-        code,
-        format!("{ready} of {} workers ready\n", status.workers),
-    )
+    let (ready, of) = (report.workers_ready, report.workers);
+    text(code, format!("{ready} of {of} workers ready\n"))
 }
 
-/// What `/workers` says about one seat.
-#[derive(Serialize)]
-struct WorkerReport {
-    worker: String,
-    pid: Option<i32>,
-    generation: u64,
-    state: &'static str,
-    /// Is its loop waiting for something to do?
-    parked: bool,
-    connections_open: u64,
-    /// Connections that it has or is about to get: what `least-loaded` goes by.
-    load: u32,
-    requests_in_flight: u64,
-    connections_handed_over: u64,
-    connections_self_accepted: u64,
-    cpu_seconds: f64,
-    restarts: u64,
-    /// Deaths in a row, none of them after a healthy life.
-    crash_loop: u32,
-}
-
-#[derive(Serialize)]
-struct WorkersReport {
-    mode: &'static str,
-    policy: &'static str,
-    listeners: Vec<String>,
-    workers: Vec<WorkerReport>,
-}
-
-fn workers(status: &Status) -> Answer {
-    let known = status.lock();
-    let reports = known.seats.iter().map(|(number, seat)| {
-        let row: Option<&Row> = status
-            .board
-            .occupied()
-            .filter(|row| row.birth.seat.load(Relaxed) == u64::from(*number))
-            .max_by_key(|row| row.birth.generation.load(Relaxed));
-        let count = |of: fn(&Row) -> u64| row.map_or(0, of);
-        WorkerReport {
-            worker: Seat::label(*number),
-            pid: seat.pid,
-            generation: seat.generation,
-            state: row.map_or("dead", |row| row.state().name()),
-            parked: count(|row| row.work.parked.load(Relaxed)) == 1,
-            connections_open: count(Row::open),
-            load: row.map_or(0, Row::load),
-            requests_in_flight: count(|row| row.work.in_flight.load(Relaxed)),
-            connections_handed_over: count(|row| row.work.claimed.load(Relaxed)),
-            connections_self_accepted: count(|row| row.work.self_accepted.load(Relaxed)),
-            cpu_seconds: seat.cpu().as_secs_f64(),
-            restarts: seat.restarts.values().sum(),
-            crash_loop: seat.crash_loop,
-        }
-    });
-    let report = WorkersReport {
-        mode: known.arm.mode().name(),
-        policy: known.arm.policy_name(),
-        listeners: status.listeners.to_vec(),
-        workers: reports.collect(),
-    };
-    match serde_json::to_vec_pretty(&report) {
+fn json(report: &impl Serialize) -> Answer {
+    match serde_json::to_vec_pretty(report) {
         Ok(mut json) => {
             json.push(b'\n');
             with_type(StatusCode::OK, "application/json", json)
         }
         Err(error) => text(
             StatusCode::INTERNAL_SERVER_ERROR,
-            format!("workers: {error}\n"),
+            format!("report: {error}\n"),
         ),
     }
 }

@@ -1,0 +1,149 @@
+//! What the master says about itself, to the admin interface and to the control socket: read off the
+//! scoreboard and the status, so that no worker is asked.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use super::control::Reports;
+use crate::{
+    control::{DrainReport, ListenerReport, StatusReport, WorkerReport, WorkersReport},
+    dispatch::mode::Arm,
+    scoreboard::{MAX_LISTENERS, Row, State},
+    status::{Seat, SeatStatus, Status, since},
+    sys::clock::monotonic_ns,
+};
+
+fn get(number: &std::sync::atomic::AtomicU64) -> u64 {
+    number.load(Relaxed)
+}
+
+fn seconds_until(moment: u64) -> f64 {
+    Duration::from_nanos(moment.saturating_sub(monotonic_ns())).as_secs_f64()
+}
+
+impl Reports for Status {
+    fn status(&self) -> StatusReport {
+        let known = self.lock();
+        let rows: Vec<&Row> = self.board.occupied().collect();
+        let count = |state| rows.iter().filter(|row| row.state() == state).count() as u16;
+        let open_on = |listener: usize| {
+            let traffic = rows.iter().flat_map(|row| {
+                Arm::ALL.map(|arm| {
+                    let traffic = row.traffic(listener as u8, arm);
+                    get(&traffic.connections).saturating_sub(get(&traffic.closed))
+                })
+            });
+            traffic.sum()
+        };
+        let state = match (known.stopping, known.paused, known.started) {
+            (true, ..) => "stopping",
+            (_, true, _) => "paused",
+            (_, _, false) => "starting",
+            _ => "running",
+        };
+        StatusReport {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id() as i32,
+            state: state.into(),
+            mode: known.arm.mode().name().into(),
+            policy: known.arm.policy_name().into(),
+            uptime_seconds: since(known.started_at).as_secs_f64(),
+            upgrades: known.upgrades,
+            workers: known.workers,
+            workers_ready: count(State::Ready),
+            workers_hung: count(State::Hung),
+            workers_draining: count(State::Draining),
+            crash_loops: known.seats.values().filter(|s| s.crash_loop > 0).count() as u16,
+            listeners: known
+                .listeners
+                .iter()
+                .take(MAX_LISTENERS)
+                .enumerate()
+                .filter(|(_, listener)| listener.open)
+                .map(|(number, listener)| ListenerReport {
+                    address: listener.address.clone(),
+                    connections_open: open_on(number),
+                })
+                .collect(),
+            admin: known.admin.map(|address| address.to_string()),
+            operation: known.operation.clone(),
+            last_failure: known.last_failure.clone(),
+            reload: known.reload.clone(),
+            connections_open: rows.iter().map(|row| row.open()).sum(),
+            connections_lost: known.lost,
+            connections_redispatched: get(&self.board.dispatcher().redispatched),
+        }
+    }
+
+    fn workers(&self) -> WorkersReport {
+        let known = self.lock();
+        let wanted = |number: u16, seat: &SeatStatus| {
+            number < known.workers || Seat::is_masters_number(number) || !seat.pids.is_empty()
+        };
+        let seats = known
+            .seats
+            .iter()
+            .filter(|(number, seat)| wanted(**number, seat));
+        let workers = seats.map(|(number, seat)| self.worker(*number, seat));
+        let draining = self
+            .board
+            .occupied()
+            .filter(|row| row.state() == State::Draining)
+            .map(|row| DrainReport {
+                worker: Seat::label(get(&row.birth.seat) as u16),
+                pid: get(&row.birth.pid) as i32,
+                generation: get(&row.birth.generation),
+                connections_open: row.open(),
+                requests_in_flight: get(&row.work.in_flight),
+                seconds_left: seconds_until(get(&row.birth.drain_until)),
+            });
+        WorkersReport {
+            mode: known.arm.mode().name().into(),
+            policy: known.arm.policy_name().into(),
+            listeners: known
+                .listeners
+                .iter()
+                .filter(|listener| listener.open)
+                .map(|listener| listener.address.clone())
+                .collect(),
+            workers: workers.collect(),
+            draining: draining.collect(),
+        }
+    }
+}
+
+impl Status {
+    fn worker(&self, number: u16, seat: &SeatStatus) -> WorkerReport {
+        let in_seat = |row: &&Row| get(&row.birth.seat) == u64::from(number);
+        let row = self
+            .board
+            .occupied()
+            .filter(in_seat)
+            .max_by_key(|row| get(&row.birth.generation));
+        let retired = get(&self.board.retired(number).dispatched.hung);
+        let hung: u64 = self
+            .board
+            .occupied()
+            .filter(in_seat)
+            .map(|row| get(&row.dispatched.hung))
+            .sum();
+        let count = |of: fn(&Row) -> u64| row.map_or(0, of);
+        WorkerReport {
+            worker: Seat::label(number),
+            pid: seat.pid(),
+            generation: seat.generation,
+            state: row.map_or("dead", |row| row.state().name()).into(),
+            parked: count(|row| get(&row.work.parked)) == 1,
+            connections_open: count(Row::open),
+            load: row.map_or(0, Row::load),
+            requests_in_flight: count(|row| get(&row.work.in_flight)),
+            connections_assigned: count(|row| get(&row.dispatched.assigned)),
+            connections_handed_over: count(|row| get(&row.work.claimed)),
+            connections_self_accepted: count(|row| get(&row.work.self_accepted)),
+            cpu_seconds: seat.cpu().as_secs_f64(),
+            restarts: seat.restarts.values().sum(),
+            hung: retired + hung,
+            crash_loop: seat.crash_loop,
+            respawn_in_seconds: seat.respawn_at.map(seconds_until),
+        }
+    }
+}
