@@ -8,6 +8,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -58,16 +59,18 @@ impl Default for Letterbox {
 /// As `socketpair(2)`.
 pub fn handover_line() -> io::Result<(Outlet, OwnedFd)> {
     let (ours, theirs) = fdpass::pair()?;
-    Ok((
-        Outlet {
-            socket: ours,
-            bytes: Vec::with_capacity(MAX_BYTES),
-        },
-        theirs,
-    ))
+    Ok((Outlet::from_socket(ours), theirs))
 }
 
 impl Outlet {
+    /// Takes over the dispatcher's end of a line that is there already.
+    pub fn from_socket(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            bytes: Vec::with_capacity(MAX_BYTES),
+        }
+    }
+
     /// Sends one batch: entries and their descriptors, numbered from `first`. Never blocks.
     ///
     /// # Errors
@@ -168,6 +171,12 @@ pub enum ToWorker {
     /// Everything that the worker owns, once, first of all. The descriptors that come along are, in
     /// this order: the scoreboard, the hand-over line, and those of `doors`.
     Inheritance(Inheritance),
+    /// The same, to a binary that is to show that it could take this one's place: one more descriptor
+    /// holds what it would be given.
+    Trial(Inheritance),
+    /// Accept there from now on, and nowhere else. The descriptors that come along are those of the
+    /// listeners. Answered by [`ToMaster::Opened`].
+    Doors(Doors),
     /// Take nothing new, finish what is open, exit 0.
     Drain,
 }
@@ -187,6 +196,10 @@ pub struct Inheritance {
     pub doors: Doors,
     /// How long clients may take.
     pub timeouts: ConnectionTimeouts,
+    /// How long it may take to finish what it holds, once the master is gone.
+    pub drain_timeout: Duration,
+    /// The scoreboard's column for each of the application's upstream endpoints, in its own order.
+    pub endpoints: Vec<u8>,
     /// What the application asked for, in its own words.
     pub application: String,
 }
@@ -194,6 +207,8 @@ pub struct Inheritance {
 /// Where and how a worker accepts by itself. One descriptor follows for each listener.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doors {
+    /// Counts the changes, so that an answer says which one it is to.
+    pub epoch: u64,
     /// Under which mode and policy.
     pub arm: Arm,
     /// The numbers of the listeners; empty where the worker only takes what it is handed.
@@ -207,12 +222,29 @@ pub enum ToMaster {
     Ready,
     /// It was told to end by somebody else, and asks to be drained.
     Leaving,
+    /// It accepts by the doors of this epoch now, and no others.
+    Opened {
+        /// As in [`Doors::epoch`].
+        epoch: u64,
+    },
 }
 
 /// One end of a control line.
 #[derive(Debug)]
 pub struct Control {
     socket: AsyncFd<OwnedFd>,
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+}
+
+impl AsFd for Outlet {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
 }
 
 /// The largest control message, in bytes; the socket's send buffer holds more.

@@ -24,6 +24,7 @@
 //! | `master` | the master process: dispatcher, supervisor, admin |
 //! | `cluster` | the public door |
 //! | `demo` | the demo upstream, a process of its own |
+//! | `drill` | faults on purpose, and what clients saw |
 //! | `cli` | the command line |
 //!
 //! `ARCHITECTURE.md` follows a connection through them.
@@ -62,6 +63,8 @@ mod cluster;
 
 #[doc(hidden)]
 pub mod demo;
+
+mod drill;
 
 #[doc(hidden)]
 pub mod cli;

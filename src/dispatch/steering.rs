@@ -12,6 +12,7 @@ const MULTIPLY: u16 = 0x24; // BPF_ALU | BPF_MUL | BPF_K
 const XOR_X: u16 = 0xac; // BPF_ALU | BPF_XOR | BPF_X
 const SHIFT_RIGHT: u16 = 0x74; // BPF_ALU | BPF_RSH | BPF_K
 const MODULO: u16 = 0x94; // BPF_ALU | BPF_MOD | BPF_K
+const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
 const TO_X: u16 = 0x07; // BPF_MISC | BPF_TAX
 const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA: skip k instructions
@@ -66,6 +67,22 @@ pub fn by_hash(members: &[u32]) -> Vec<Instruction> {
     }
     program.push(op(RETURN, *last));
     program
+}
+
+/// For a listener that is about to be closed: hears no SYN, and everything else. Connections that are
+/// being established still arrive; who knocks now will try again, and find the listener gone or its
+/// successor there.
+pub fn no_new() -> Vec<Instruction> {
+    const FLAGS: u32 = 13; // offset in the TCP header, RFC 9293, section 3.1
+    const SYN: u32 = 0x02;
+    const ALL: u32 = 0xffff_ffff;
+    vec![
+        op(LOAD_BYTE, FLAGS),
+        op(AND, SYN),
+        branch(SYN, 0, 1),
+        op(RETURN, 0),
+        op(RETURN, ALL),
+    ]
 }
 
 const fn op(code: u16, k: u32) -> Instruction {

@@ -2,6 +2,7 @@
 
 use std::{
     rc::Rc,
+    sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
@@ -13,6 +14,7 @@ use tokio::{
     time::sleep,
 };
 
+use super::operations::Leap;
 use crate::{
     channel::{Control, Outlet, ToMaster},
     notice,
@@ -20,33 +22,48 @@ use crate::{
     status::{Seat, Status},
     sys::{
         child::{Child, Exit},
-        clock::cpu_time,
+        clock::{cpu_time, monotonic_ns},
     },
 };
 
 /// How long a worker may take to become ready before it is killed and tried again.
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What happens to seats.
+/// Counts the processes of a master, so that none is ever taken for another.
+pub(super) type Birth = u64;
+
+/// What happens to workers.
+#[derive(Debug)]
 pub(super) enum Event {
-    /// The worker in this row takes connections.
-    Ready { row: usize },
+    /// It takes connections.
+    Ready { birth: Birth },
     /// It was told to end by somebody else.
-    Leaving { row: usize },
+    Leaving { birth: Birth },
+    /// It accepts by the doors of this epoch.
+    Opened { birth: Birth, epoch: u64 },
     /// Its process has ended and been reaped.
-    Ended { row: usize, exit: Exit },
-    /// Its seat may be filled again.
+    Ended { birth: Birth, exit: Exit },
+    /// This seat may be filled again.
     Respawn { seat: Seat },
+    /// The master is to become another binary, when nothing else is left to act on.
+    Leap(Box<Leap>),
 }
 
 /// A worker process.
 pub(super) struct Process {
+    pub(super) birth: Birth,
     pub(super) seat: Seat,
     pub(super) row: RowRef,
     pub(super) born: Instant,
     pub(super) control: Rc<Control>,
     /// Handed to the dispatcher when the worker is ready.
     pub(super) outlet: Option<Outlet>,
+    /// The doors of this epoch it was told of last, and could be.
+    pub(super) told: Option<u64>,
+    /// The doors of this epoch it has opened.
+    pub(super) opened: u64,
+    /// Why it was killed, if it was by us.
+    pub(super) killed_for: Option<&'static str>,
     /// `None` for the worker that is a thread of the master.
     pub(super) child: Option<Rc<AsyncFd<Child>>>,
     /// Waits for its readiness and its end.
@@ -60,11 +77,26 @@ impl Drop for Process {
 }
 
 impl Process {
+    /// Its process id.
+    pub(super) fn pid(&self) -> i32 {
+        self.row.birth.pid.load(Relaxed) as i32
+    }
+
+    /// Does it serve, or would if it moved?
+    pub(super) fn serves(&self) -> bool {
+        matches!(self.row.state(), State::Ready | State::Hung)
+    }
+
+    /// Is it on its way out?
+    pub(super) fn drains(&self) -> bool {
+        self.row.state() == State::Draining
+    }
+
     /// Begins to listen to what the worker says.
     pub(super) fn listen(&mut self, events: &mpsc::UnboundedSender<Event>) {
-        let (control, row) = (self.control.clone(), self.row.index());
+        let (control, birth) = (self.control.clone(), self.birth);
         self.watch
-            .push(spawn_local(listen(control, row, events.clone())));
+            .push(spawn_local(listen(control, birth, events.clone())));
     }
 
     /// Makes `child` this process, and begins to wait for its readiness and its end.
@@ -74,19 +106,28 @@ impl Process {
         events: &mpsc::UnboundedSender<Event>,
         status: &Status,
     ) {
-        let (row, seat) = (self.row.index(), self.seat);
+        let (birth, seat) = (self.birth, self.seat);
         let (status, events) = (status.clone(), events.clone());
-        self.watch
-            .push(spawn_local(reap(child.clone(), row, seat, status, events)));
-        self.watch.push(spawn_local(insist_on_ready(
+        self.watch.push(spawn_local(reap(
             child.clone(),
-            self.row.clone(),
+            birth,
+            seat,
+            status,
+            events,
         )));
+        if self.row.state() == State::Starting {
+            self.watch.push(spawn_local(insist_on_ready(
+                child.clone(),
+                self.row.clone(),
+            )));
+        }
         self.child = Some(child);
     }
 
-    /// Kills it if it is still there after `limit`.
+    /// It takes nothing new from now on, and is killed if it is still there after `limit`.
     pub(super) fn must_end_within(&mut self, limit: Duration) {
+        let until = monotonic_ns() + limit.as_nanos() as u64;
+        self.row.birth.drain_until.store(until, Relaxed);
         if let Some(child) = self.child.clone() {
             self.watch.push(spawn_local(insist_on_end(child, limit)));
         }
@@ -106,12 +147,13 @@ impl Process {
 }
 
 /// Passes on what the worker says.
-async fn listen(control: Rc<Control>, row: usize, events: mpsc::UnboundedSender<Event>) {
+async fn listen(control: Rc<Control>, birth: Birth, events: mpsc::UnboundedSender<Event>) {
     while let Ok(Some((message, _))) = control.receive::<ToMaster>().await {
-        match message {
-            ToMaster::Ready => _ = events.send(Event::Ready { row }),
-            ToMaster::Leaving => _ = events.send(Event::Leaving { row }),
-        }
+        let _ = events.send(match message {
+            ToMaster::Ready => Event::Ready { birth },
+            ToMaster::Leaving => Event::Leaving { birth },
+            ToMaster::Opened { epoch } => Event::Opened { birth, epoch },
+        });
     }
 }
 
@@ -119,7 +161,7 @@ async fn listen(control: Rc<Control>, row: usize, events: mpsc::UnboundedSender<
 /// seat's earlier processes, so that no scrape sees it missing.
 async fn reap(
     child: Rc<AsyncFd<Child>>,
-    row: usize,
+    birth: Birth,
     seat: Seat,
     status: Status,
     events: mpsc::UnboundedSender<Event>,
@@ -132,8 +174,8 @@ async fn reap(
         let cpu = cpu_time(process.pid()).unwrap_or_default();
         match process.try_reap() {
             Ok(Some(exit)) => {
-                status.lock().vacate(seat, cpu);
-                let _ = events.send(Event::Ended { row, exit });
+                status.lock().vacate(seat, process.pid(), cpu);
+                let _ = events.send(Event::Ended { birth, exit });
                 return;
             }
             Ok(None) => ready.clear_ready(),

@@ -1,37 +1,44 @@
 //! The supervisor: spawns workers, waits until they are ready, reaps and replaces them, and ends
-//! them in the right order.
+//! them in the right order. What it does at somebody's request is in `operations`.
 
 use std::{
-    collections::HashMap,
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
     io,
-    os::{fd::AsFd, unix::process::CommandExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     process::Command,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
 
 use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Notify, mpsc},
     task::spawn_local,
     time::{sleep, timeout},
 };
 
 use super::{
-    Plan, Ready, ServeHere,
+    Admin, Companions, OnReady, Ready, ServeHere, Source,
     backoff::Backoff,
-    dispatcher::DispatcherHandle,
-    process::{Event, Process, core_for, reason},
+    dispatcher::{DispatcherHandle, Recruit, Report, Rules},
+    notify::Notifier,
+    process::{Birth, Event, Process, core_for, reason},
 };
 use crate::{
     channel::{Control, Doors, Inheritance, ToWorker, handover_line},
+    config::{Listen, Settings},
+    control::{Asked, Verb, path::Bound},
     dispatch::mode::Mode,
     error::{Error, Result},
-    listener::ListenerGroup,
+    listener::Groups,
     notice,
     scoreboard::{Scoreboard, State},
     status::{Seat, Status},
@@ -46,160 +53,327 @@ use crate::{
 
 /// How long the dispatcher may take to see everything claimed when stopping.
 const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long connections have to finish after a second signal to stop.
+const HURRY: Duration = Duration::from_secs(1);
+/// How long the dispatcher may take to say that it is there.
+const PING_DEADLINE: Duration = Duration::from_secs(1);
+/// How long connections that are being established get to arrive when stopping.
+const LAST_ARRIVALS: Duration = Duration::from_millis(50);
+/// How long a worker's control line may be full before the worker is left to hear later.
+const TELL_DEADLINE: Duration = Duration::from_millis(200);
 
+/// What belongs to the control runtime. Shared between its tasks; no borrow is held across an await.
 pub(super) struct Supervisor {
-    plan: Plan,
-    groups: Arc<[ListenerGroup]>,
-    board: Scoreboard,
-    dispatcher: DispatcherHandle,
-    status: Status,
-    events: mpsc::UnboundedSender<Event>,
-    inbox: mpsc::UnboundedReceiver<Event>,
-    /// How many there are to be filled.
-    seats: usize,
-    /// By row.
-    processes: HashMap<usize, Process>,
-    backoff: HashMap<u16, Backoff>,
-    generations: HashMap<u16, u64>,
+    pub(super) board: Scoreboard,
+    pub(super) status: Status,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    /// For the dispatcher, should another be started.
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+    pub(super) state: RefCell<Cluster>,
+    /// Told after every change of `state`.
+    pub(super) changed: Notify,
+    /// The service manager, if there is one.
+    pub(super) notifier: Option<Rc<Notifier>>,
 }
 
-impl Supervisor {
-    pub(super) fn new(
-        plan: Plan,
-        groups: Arc<[ListenerGroup]>,
-        board: Scoreboard,
-        dispatcher: DispatcherHandle,
-        status: Status,
-    ) -> Self {
-        let (events, inbox) = mpsc::unbounded_channel();
-        Self {
-            plan,
-            groups,
-            board,
-            dispatcher,
-            status,
-            events,
-            inbox,
-            seats: 0,
-            processes: HashMap::new(),
-            backoff: HashMap::new(),
-            generations: HashMap::new(),
+/// The cluster as it is.
+pub(super) struct Cluster {
+    pub(super) settings: Settings,
+    /// Where settings are read anew.
+    pub(super) source: Option<Source>,
+    /// What connections are dispatched by: at first as the settings say, later as somebody asked.
+    pub(super) rules: Rules,
+    pub(super) groups: Groups,
+    /// Which listener of the settings each group is for.
+    pub(super) listening: BTreeMap<usize, Listen>,
+    pub(super) admin: Option<Admin>,
+    pub(super) control: Option<Bound>,
+    pub(super) companions: Option<Rc<dyn Companions>>,
+    pub(super) dispatcher: Rc<DispatcherHandle>,
+    pub(super) processes: BTreeMap<Birth, Process>,
+    pub(super) backoff: HashMap<u16, Backoff>,
+    /// The end of the latest process in each seat.
+    pub(super) last_ends: HashMap<u16, (Birth, Exit)>,
+    pub(super) births: Birth,
+    /// Counts changes of the workers' doors.
+    pub(super) epoch: u64,
+}
+
+/// Everything that the control runtime waits for.
+pub(super) struct Inbox {
+    pub(super) events: mpsc::UnboundedReceiver<Event>,
+    pub(super) reports: mpsc::UnboundedReceiver<Report>,
+    pub(super) asked: mpsc::UnboundedReceiver<Asked>,
+    /// Where signals put what they ask for.
+    pub(super) ask: mpsc::UnboundedSender<Asked>,
+}
+
+/// The signals that the master acts on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
+    user2: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Error::runtime("cannot listen for signals", error));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
+            hangup: listen(SignalKind::hangup())?,
+            user2: listen(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Waits until a signal asks for something.
+    async fn next(&mut self) -> (Verb, &'static str) {
+        tokio::select! {
+            _ = self.terminate.recv() => (Verb::Stop, "SIGTERM"),
+            _ = self.interrupt.recv() => (Verb::Stop, "SIGINT"),
+            _ = self.quit.recv() => (Verb::Stop, "SIGQUIT"),
+            _ = self.hangup.recv() => (Verb::Reload, "SIGHUP"),
+            _ = self.user2.recv() => (Verb::Upgrade { path: None }, "SIGUSR2"),
         }
     }
 
-    /// Fills the seats, keeps them filled, and empties them when told to stop.
-    pub(super) async fn run(mut self, ready: Ready, serve_here: ServeHere) -> Result<()> {
-        let no_signals = |error| Error::runtime("cannot listen for signals", error);
-        let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-        self.seats = usize::from(ready.workers) + usize::from(self.plan.config.master_serves);
-        for number in 0..ready.workers {
-            self.spawn(Seat {
-                number,
-                place: usize::from(number),
+    /// Waits until a signal asks to stop.
+    async fn stop(&mut self) {
+        while self.next().await.0 != Verb::Stop {}
+    }
+}
+
+impl Cluster {
+    /// The seat of the `number`-th worker.
+    pub(super) fn seat(&self, number: u16) -> Seat {
+        Seat::of_worker(number, self.settings.cluster.master_serves)
+    }
+
+    /// The newest process in a seat that is not on its way out.
+    pub(super) fn holder(&self, seat: Seat) -> Option<&Process> {
+        self.processes
+            .values()
+            .rev()
+            .find(|p| p.seat == seat && !p.drains())
+    }
+
+    /// The process in a row of the scoreboard.
+    fn in_row(&self, row: usize) -> Option<&Process> {
+        self.processes.values().find(|p| p.row.index() == row)
+    }
+
+    /// What a worker in `seat` is to accept from by itself, and under what name.
+    fn doors(&self, seat: Seat) -> (Doors, Vec<io::Result<OwnedFd>>) {
+        let arm = self.rules.arm;
+        let (listeners, descriptors) = self
+            .groups
+            .iter()
+            .enumerate()
+            .filter(|_| !self.rules.paused)
+            .filter_map(|(number, group)| {
+                let group = group.as_ref().filter(|group| !group.is_closing())?;
+                let listener = match arm.mode() {
+                    Mode::Handoff => None,
+                    Mode::Hybrid | Mode::Shared => Some(group.shared()),
+                    Mode::Reuseport => group.own(seat.place),
+                };
+                listener.map(|l| (number as u8, l.try_clone_to_owned()))
             })
-            .await?;
+            .unzip();
+        let doors = Doors {
+            epoch: self.epoch,
+            arm,
+            listeners,
+        };
+        (doors, descriptors)
+    }
+}
+
+impl Supervisor {
+    /// Fills the seats, keeps them filled, and empties them when told to stop.
+    pub(super) async fn run(
+        self: Rc<Self>,
+        mut inbox: Inbox,
+        ready: Ready,
+        on_ready: Option<OnReady>,
+        serve_here: Option<ServeHere>,
+    ) -> Result<()> {
+        let mut signals = Signals::listen()?;
+        // An upgrade holds them back until somebody listens.
+        crate::sys::child::admit_signals();
+        if !self.status.lock().started {
+            for number in 0..ready.workers {
+                let seat = self.state.borrow().seat(number);
+                self.spawn(seat).await?;
+            }
+            if let Some(serve_here) = serve_here {
+                self.serve_in_master(Seat::of_master(), serve_here).await?;
+            }
         }
-        if self.plan.config.master_serves {
-            self.serve_in_master(Seat::of_master(ready.workers), serve_here)
-                .await?;
-        }
-        let mut ready = Some(ready);
+        self.keep_watchdog_fed();
+        let mut announced = Some((ready, on_ready)).filter(|_| !self.status.lock().started);
         loop {
             tokio::select! {
-                Some(event) = self.inbox.recv() => self.handle(event, ready.is_some()).await?,
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                Some(event) = inbox.events.recv() => match event {
+                    // Not before everything else is acted on.
+                    Event::Leap(_) if !inbox.events.is_empty() => _ = self.events.send(event),
+                    Event::Leap(leap) => self.leap(*leap),
+                    event => self.handle(event).await?,
+                },
+                Some(report) = inbox.reports.recv() => self.heed(report),
+                Some(asked) = inbox.asked.recv() => {
+                    if asked.verb == Verb::Stop {
+                        self.say_stopping(&asked);
+                        break;
+                    }
+                    self.begin(asked);
+                }
+                (verb, name) = signals.next() => {
+                    let (answer, _) = mpsc::unbounded_channel();
+                    let asked = Asked { verb, by: name.into(), answer };
+                    let _ = inbox.ask.send(asked);
+                }
             }
-            if ready.is_some() && self.all_ready() {
-                let told = ready.take().zip(self.plan.on_ready.take());
-                told.into_iter().for_each(|(ready, tell)| tell(&ready));
+            self.changed.notify_waiters();
+            if announced.is_some() && self.all_ready() {
+                self.status.lock().started = true;
+                self.notify_ready();
+                if let Some((ready, Some(tell))) = announced.take() {
+                    tell(&ready);
+                }
             }
         }
+        self.notifier.iter().for_each(|n| n.stopping());
         tokio::select! {
-            () = self.stop() => {}
-            _ = terminate.recv() => self.kill_all(),
-            _ = interrupt.recv() => self.kill_all(),
+            () = self.stop(&mut inbox) => {}
+            () = self.hurry(&mut signals) => self.kill_all(),
         }
         Ok(())
     }
 
+    /// Tells the service manager that all is well.
+    pub(super) fn notify_ready(&self) {
+        if let Some(notifier) = &self.notifier {
+            let (arm, workers) = {
+                let status = self.status.lock();
+                (status.arm, status.workers)
+            };
+            notifier.ready(&format!("{workers} workers, mode {arm}"));
+        }
+    }
+
+    /// Says to the service manager, for as long as it is so, that both threads are alive.
+    fn keep_watchdog_fed(self: &Rc<Self>) {
+        if let Some(notifier) = self.notifier.clone() {
+            let this = self.clone();
+            spawn_local(notifier.keep_alive(async move || {
+                let (dispatcher, stopping) = {
+                    let stopping = this.status.lock().stopping;
+                    (this.state.borrow().dispatcher.clone(), stopping)
+                };
+                // When stopping, and in an upgrade, the dispatcher ends before the master does.
+                stopping || timeout(PING_DEADLINE, dispatcher.ping()).await.is_ok()
+            }));
+        }
+    }
+
     fn all_ready(&self) -> bool {
-        self.processes.len() == self.seats
-            && self
-                .processes
-                .values()
-                .all(|p| p.row.state() == State::Ready)
+        let wanted = self.status.lock().workers;
+        let state = self.state.borrow();
+        let is_ready = |seat| {
+            state
+                .holder(seat)
+                .is_some_and(|p| p.row.state() == State::Ready)
+        };
+        (0..wanted).all(|number| is_ready(state.seat(number)))
+            && (!state.settings.cluster.master_serves || is_ready(Seat::of_master()))
+    }
+
+    /// Waits until `check` gives a value; it is asked after every change.
+    pub(super) async fn until<T>(&self, mut check: impl FnMut(&Cluster) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(value) = check(&self.state.borrow()) {
+                return value;
+            }
+            changed.await;
+        }
     }
 
     /// Makes everything that a worker in `seat` is born with, and leaves it in the returned control
     /// line's pipe before the worker exists.
-    async fn prepare(&mut self, seat: Seat) -> io::Result<(Process, std::os::fd::OwnedFd)> {
-        let generation = self.generations.entry(seat.number).or_default();
-        *generation += 1;
+    async fn prepare(&self, seat: Seat) -> io::Result<(Process, OwnedFd)> {
+        let (generation, columns) = {
+            let (mut status, state) = (self.status.lock(), self.state.borrow());
+            let names = &state.settings.endpoints;
+            let columns = names
+                .iter()
+                .filter_map(|name| status.endpoint_column(name))
+                .collect();
+            let seat = status.seats.entry(seat.number).or_default();
+            seat.generation += 1;
+            (seat.generation, columns)
+        };
         let row = self
             .board
-            .occupy(seat.number, *generation)
-            .ok_or_else(|| io::Error::other("no free row on the scoreboard"))?;
+            .occupy(seat.number, generation)
+            .ok_or_else(|| io::Error::other("too many earlier workers still drain"))?;
         let made = async {
             let (ours, theirs) = fdpass::pair()?;
             let control = Rc::new(Control::new(ours)?);
             let (outlet, inlet) = handover_line()?;
-            let arm = self.plan.config.arm;
-            let (ids, listeners): (Vec<u8>, Vec<_>) = self
-                .groups
-                .iter()
-                .enumerate()
-                .filter_map(|(id, group)| {
-                    let listener = match arm.mode() {
-                        Mode::Handoff => None,
-                        Mode::Hybrid | Mode::Shared => Some(group.shared()),
-                        Mode::Reuseport => group.own(seat.place),
-                    };
-                    listener.map(|l| (id as u8, l))
-                })
-                .unzip();
-            let inheritance = Inheritance {
-                seat: seat.number,
-                generation: *generation,
-                row: row.index(),
-                core: self
-                    .plan
-                    .config
-                    .pin_cpus
-                    .then(|| core_for(seat.place))
-                    .flatten(),
-                doors: Doors {
-                    arm,
-                    listeners: ids,
-                },
-                timeouts: self.plan.config.timeouts,
-                application: self.plan.application.clone(),
+            let (inheritance, listeners) = {
+                let state = self.state.borrow();
+                let config = &state.settings.cluster;
+                let (doors, listeners) = state.doors(seat);
+                let core = config.pin_cpus.then(|| core_for(seat.place)).flatten();
+                let inheritance = Inheritance {
+                    seat: seat.number,
+                    generation,
+                    row: row.index(),
+                    core,
+                    doors,
+                    timeouts: config.timeouts,
+                    drain_timeout: config.drain_timeout,
+                    endpoints: columns,
+                    application: state.settings.application.clone(),
+                };
+                (inheritance, listeners)
             };
+            let listeners = listeners.into_iter().collect::<io::Result<Vec<_>>>()?;
+            let epoch = inheritance.doors.epoch;
             let mut descriptors = vec![self.board.as_fd(), inlet.as_fd()];
-            descriptors.extend(listeners);
+            descriptors.extend(listeners.iter().map(AsFd::as_fd));
             control
                 .send(&ToWorker::Inheritance(inheritance), &descriptors)
                 .await?;
-            Ok((control, outlet, theirs))
+            Ok((control, outlet, theirs, epoch))
         };
         match made.await {
-            Ok((control, outlet, theirs)) => {
-                let born = Instant::now();
-                let (child, watch) = (None, Vec::new());
-                let outlet = Some(outlet);
-                Ok((
-                    Process {
-                        seat,
-                        row,
-                        born,
-                        control,
-                        outlet,
-                        child,
-                        watch,
-                    },
-                    theirs,
-                ))
+            Ok((control, outlet, theirs, epoch)) => {
+                let birth = {
+                    let mut state = self.state.borrow_mut();
+                    state.births += 1;
+                    state.births
+                };
+                let process = Process {
+                    birth,
+                    seat,
+                    row,
+                    born: Instant::now(),
+                    control,
+                    outlet: Some(outlet),
+                    told: Some(epoch),
+                    opened: epoch,
+                    killed_for: None,
+                    child: None,
+                    watch: Vec::new(),
+                };
+                Ok((process, theirs))
             }
             Err(error) => {
                 row.retire();
@@ -209,7 +383,7 @@ impl Supervisor {
     }
 
     /// Starts a worker process in `seat`: this same program, run again.
-    async fn spawn(&mut self, seat: Seat) -> Result<()> {
+    pub(super) async fn spawn(&self, seat: Seat) -> Result<Birth> {
         let failed = |error| Error::runtime(format!("cannot start worker {}", seat.number), error);
         let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
         let mut arguments = std::env::args_os();
@@ -231,16 +405,18 @@ impl Supervisor {
         let pid = child.get_ref().pid();
         self.install(&mut process, pid);
         process.adopt(child, &self.events, &self.status);
-        self.processes.insert(process.row.index(), process);
-        Ok(())
+        let birth = process.birth;
+        self.state.borrow_mut().processes.insert(birth, process);
+        Ok(birth)
     }
 
     /// Makes a thread of the master one more worker.
-    async fn serve_in_master(&mut self, seat: Seat, serve_here: ServeHere) -> Result<()> {
+    async fn serve_in_master(&self, seat: Seat, serve_here: ServeHere) -> Result<()> {
         let failed = |error| Error::runtime("cannot serve in the master", error);
         let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
-        self.install(&mut process, std::process::id() as i32);
-        let (events, row) = (self.events.clone(), process.row.index());
+        let pid = std::process::id() as i32;
+        self.install(&mut process, pid);
+        let (events, birth) = (self.events.clone(), process.birth);
         let status = self.status.clone();
         thread::Builder::new()
             .name("master-serves".into())
@@ -257,45 +433,49 @@ impl Supervisor {
                         Exit::Code(1)
                     }
                 };
-                status.lock().vacate(seat, Duration::ZERO);
-                let _ = events.send(Event::Ended { row, exit });
+                status.lock().vacate(seat, pid, Duration::ZERO);
+                let _ = events.send(Event::Ended { birth, exit });
             })
             .map_err(failed)?;
-        self.processes.insert(row, process);
+        self.state.borrow_mut().processes.insert(birth, process);
         Ok(())
     }
 
-    fn install(&mut self, process: &mut Process, pid: i32) {
-        process
-            .row
-            .birth
-            .pid
-            .store(pid as u64, std::sync::atomic::Ordering::Relaxed);
+    fn install(&self, process: &mut Process, pid: i32) {
+        process.row.birth.pid.store(pid as u64, Relaxed);
         let mut status = self.status.lock();
         let seat = status.seats.entry(process.seat.number).or_default();
-        seat.pid = Some(pid);
-        seat.generation = self.generations[&process.seat.number];
+        seat.pids.push(pid);
+        seat.respawn_at = None;
         process.listen(&self.events);
     }
 
-    /// `starting`: an unfit worker ends the start; later it only costs its seat.
-    async fn handle(&mut self, event: Event, starting: bool) -> Result<()> {
+    /// An unfit worker ends the start; later it only costs its seat.
+    async fn handle(&self, event: Event) -> Result<()> {
         match event {
-            Event::Ready { row } => {
-                let Some(process) = self.processes.get_mut(&row) else {
-                    return Ok(());
+            Event::Ready { birth } => self.welcome(birth).await,
+            Event::Leaving { birth } => self.drain(birth).await,
+            Event::Opened { birth, epoch } => {
+                let retell = {
+                    let mut state = self.state.borrow_mut();
+                    let process = state.processes.get_mut(&birth);
+                    process.is_some_and(|process| {
+                        process.opened = epoch;
+                        process.told.is_none()
+                    })
                 };
-                process.row.set_state(State::Ready);
-                if let Some(outlet) = process.outlet.take() {
-                    self.dispatcher
-                        .join(process.seat, process.row.clone(), outlet);
+                if retell {
+                    self.tell_doors(birth).await;
                 }
-                self.steer();
             }
-            Event::Leaving { row } => self.drain(row).await,
-            Event::Ended { row, exit } => self.bury(row, exit, starting).await?,
+            Event::Ended { birth, exit } => self.bury(birth, exit).await?,
+            Event::Leap(_) => {}
             Event::Respawn { seat } => {
-                if let Err(error) = self.spawn(seat).await {
+                let wanted = {
+                    let (status, state) = (self.status.lock(), self.state.borrow());
+                    seat.number < status.workers && state.holder(seat).is_none()
+                };
+                if wanted && let Err(error) = self.spawn(seat).await {
                     notice(format_args!("{error}; trying again"));
                     self.respawn_later(seat, Duration::ZERO);
                 }
@@ -304,53 +484,214 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Drains one worker: it leaves the set, what it has not claimed goes to others, and only then
-    /// is it told. If it takes too long it is killed. Its end fills the seat again.
-    async fn drain(&mut self, row: usize) {
-        let Some(process) = self.processes.get(&row) else {
-            return;
+    /// A worker is ready: it gets connections, and its predecessor in the seat, if there is one, is
+    /// relieved in the same moment and drains.
+    async fn welcome(&self, birth: Birth) {
+        let predecessor = {
+            let mut state = self.state.borrow_mut();
+            let Some(process) = state.processes.get_mut(&birth) else {
+                return;
+            };
+            if process.drains() {
+                return;
+            }
+            process.row.set_state(State::Ready);
+            let (seat, row) = (process.seat, process.row.clone());
+            let outlet = process.outlet.take();
+            let predecessor = state
+                .processes
+                .values()
+                .find(|p| p.seat == seat && p.birth < birth && p.serves());
+            let instead_of = predecessor.map(|p| p.row.index());
+            let predecessor = predecessor.map(|p| p.birth);
+            if let Some(outlet) = outlet {
+                let recruit = Recruit {
+                    seat,
+                    row,
+                    outlet,
+                    next: 1,
+                };
+                state.dispatcher.join(recruit, instead_of);
+            }
+            predecessor
         };
-        if process.row.state() == State::Draining {
-            return;
-        }
-        process.row.set_state(State::Draining);
         self.steer();
-        self.dispatcher.leave(row).await;
-        let Some(process) = self.processes.get_mut(&row) else {
+        if let Some(predecessor) = predecessor {
+            self.drain(predecessor).await;
+        }
+    }
+
+    /// What the dispatcher saw happen to a worker.
+    fn heed(&self, report: Report) {
+        let (Report::Hung { row } | Report::Moves { row } | Report::Overdue { row }) = report;
+        let mut state = self.state.borrow_mut();
+        let Some(birth) = state.in_row(row).map(|p| p.birth) else {
             return;
         };
-        // A worker that is gone needs no telling.
-        let _ = process.control.send(&ToWorker::Drain, &[]).await;
-        process.must_end_within(self.plan.config.drain_timeout);
+        let limit = state.settings.cluster.hang;
+        let Some(process) = state.processes.get_mut(&birth) else {
+            return;
+        };
+        let name = Seat::label(process.seat.number);
+        let pid = process.pid();
+        match report {
+            Report::Hung { .. } if process.row.state() == State::Ready => {
+                process.row.set_state(State::Hung);
+                notice(format_args!(
+                    "worker {name} (pid {pid}) is stuck: it gets no connections until it moves"
+                ));
+            }
+            Report::Moves { .. } if process.row.state() == State::Hung => {
+                process.row.set_state(State::Ready);
+                notice(format_args!("worker {name} (pid {pid}) moves again"));
+                if process.told.is_none() {
+                    // It could not be told while it was stuck.
+                    let _ = self.events.send(Event::Opened {
+                        birth,
+                        epoch: process.opened,
+                    });
+                }
+            }
+            Report::Overdue { .. } if process.row.state() == State::Hung => {
+                notice(format_args!(
+                    "worker {name} (pid {pid}) has been stuck for {} s: killing it",
+                    limit.kill.as_secs_f64()
+                ));
+                process.killed_for = Some("hung");
+                process.kill();
+            }
+            _ => return,
+        }
+        drop(state);
+        self.steer();
+    }
+
+    /// Tells every worker where to accept from now on, and waits until those that can have done so.
+    /// Who is stuck hears it when it moves.
+    pub(super) async fn open_doors(&self) {
+        let (epoch, births) = {
+            let mut state = self.state.borrow_mut();
+            state.epoch += 1;
+            let alive = state.processes.values().filter(|p| !p.drains());
+            let births: Vec<_> = alive.map(|p| p.birth).collect();
+            (state.epoch, births)
+        };
+        for birth in births {
+            self.tell_doors(birth).await;
+        }
+        let opened = self.until(|state| {
+            let behind = |p: &Process| p.row.state() == State::Ready && p.opened < epoch;
+            (!state.processes.values().any(behind)).then_some(())
+        });
+        let _ = timeout(Duration::from_secs(1), opened).await;
+    }
+
+    /// Tells one worker where to accept. A line that stays full belongs to a worker that is stuck.
+    async fn tell_doors(&self, birth: Birth) {
+        let (doors, listeners, control) = {
+            let state = self.state.borrow();
+            let Some(process) = state.processes.get(&birth).filter(|p| !p.drains()) else {
+                return;
+            };
+            let (doors, listeners) = state.doors(process.seat);
+            (doors, listeners, process.control.clone())
+        };
+        let epoch = doors.epoch;
+        let told = match listeners.into_iter().collect::<io::Result<Vec<_>>>() {
+            Ok(listeners) => {
+                let descriptors: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
+                let doors = ToWorker::Doors(doors);
+                let sent = control.send(&doors, &descriptors);
+                timeout(TELL_DEADLINE, sent)
+                    .await
+                    .is_ok_and(|sent| sent.is_ok())
+            }
+            Err(_) => false,
+        };
+        if let Some(process) = self.state.borrow_mut().processes.get_mut(&birth) {
+            process.told = told.then_some(epoch);
+        }
+    }
+
+    /// Drains one worker: it leaves the set, what it has not claimed goes to others, and only then
+    /// is it told. If it takes too long it is killed. Its end fills the seat again, unless a successor
+    /// is there.
+    pub(super) async fn drain(&self, birth: Birth) {
+        let (row, dispatcher) = {
+            let state = self.state.borrow();
+            let Some(process) = state.processes.get(&birth) else {
+                return;
+            };
+            if process.drains() {
+                return;
+            }
+            process.row.set_state(State::Draining);
+            (process.row.index(), state.dispatcher.clone())
+        };
+        self.steer();
+        dispatcher.leave(row).await;
+        let (control, limit) = {
+            let state = self.state.borrow();
+            let Some(process) = state.processes.get(&birth) else {
+                return;
+            };
+            (
+                process.control.clone(),
+                state.settings.cluster.drain_timeout,
+            )
+        };
+        // A worker that is gone needs no telling, and one that is stuck will not hear.
+        let _ = timeout(TELL_DEADLINE, control.send(&ToWorker::Drain, &[])).await;
+        if let Some(process) = self.state.borrow_mut().processes.get_mut(&birth) {
+            process.must_end_within(limit);
+        }
+        self.changed.notify_waiters();
     }
 
     /// A worker is dead. First nothing new goes its way, then what it had not claimed goes to
     /// others, then its counters are kept, and only then is its seat filled again.
-    async fn bury(&mut self, row: usize, exit: Exit, starting: bool) -> Result<()> {
-        let Some(process) = self.processes.remove(&row) else {
-            return Ok(());
+    async fn bury(&self, birth: Birth, exit: Exit) -> Result<()> {
+        let (process, dispatcher, was_draining) = {
+            let mut state = self.state.borrow_mut();
+            let dispatcher = state.dispatcher.clone();
+            let Some(process) = state.processes.remove(&birth) else {
+                return Ok(());
+            };
+            state.last_ends.insert(process.seat.number, (birth, exit));
+            let was_draining = process.drains();
+            process.row.set_state(State::Draining);
+            (process, dispatcher, was_draining)
         };
-        let (seat, lifetime) = (process.seat, process.born.elapsed());
-        process.row.set_state(State::Draining);
+        let (seat, lifetime, pid) = (process.seat, process.born.elapsed(), process.pid());
+        let unready = process.outlet.is_some();
         self.steer();
-        self.dispatcher.leave(row).await;
-        let pid = process
-            .row
-            .birth
-            .pid
-            .load(std::sync::atomic::Ordering::Relaxed);
+        dispatcher.leave(process.row.index()).await;
         let lost = process.row.clone().retire();
+        let (succeeded, killed_for) = (
+            self.state.borrow().holder(seat).is_some(),
+            process.killed_for,
+        );
         drop(process);
-        let stopping = {
+        let (stopping, started, wanted) = {
             let mut status = self.status.lock();
             status.lost += lost;
-            status.stopping
+            let wanted = seat.is_masters() || seat.number < status.workers;
+            if wanted && !unready && !status.stopping {
+                let why = match killed_for {
+                    Some(why) => why,
+                    None if succeeded && was_draining => "replaced",
+                    None => reason(exit),
+                };
+                let entry = status.seats.entry(seat.number).or_default();
+                *entry.restarts.entry(why.into()).or_default() += 1;
+            }
+            (status.stopping, status.started, wanted)
         };
-        if stopping || seat.is_masters() {
+        if stopping || seat.is_masters() || !wanted || succeeded {
             return Ok(());
         }
         if exit == Exit::Code(i32::from(EXIT_UNFIT)) {
-            if starting {
+            if !started {
                 self.kill_all();
                 return Err(Error::failed(format!(
                     "worker {} cannot start",
@@ -361,6 +702,11 @@ impl Supervisor {
                 "worker {} will not be started again",
                 seat.number
             ));
+            return Ok(());
+        }
+        if was_draining && exit == Exit::Code(0) {
+            // As it was asked to.
+            let _ = self.events.send(Event::Respawn { seat });
             return Ok(());
         }
         let wait = self.respawn_later(seat, lifetime);
@@ -375,21 +721,37 @@ impl Supervisor {
             lifetime.as_secs_f64(),
             wait.as_secs_f64(),
         ));
-        let mut status = self.status.lock();
-        let entry = status.seats.entry(seat.number).or_default();
-        *entry.restarts.entry(reason(exit)).or_default() += 1;
         Ok(())
     }
 
-    fn respawn_later(&mut self, seat: Seat, lifetime: Duration) -> Duration {
-        let backoff = self.backoff.entry(seat.number).or_default();
-        let wait = backoff.after(lifetime, monotonic_ns());
-        self.status
-            .lock()
-            .seats
-            .entry(seat.number)
-            .or_default()
-            .crash_loop = backoff.deaths();
+    /// Fills a seat that was waiting to be filled when another binary was here.
+    pub(super) fn respawn_after_upgrade(&self, seat: Seat) {
+        let at = {
+            let status = self.status.lock();
+            status.seats.get(&seat.number).and_then(|s| s.respawn_at)
+        };
+        let wait = at.map_or(0, |at| at.saturating_sub(monotonic_ns()));
+        let events = self.events.clone();
+        spawn_local(async move {
+            sleep(Duration::from_nanos(wait)).await;
+            let _ = events.send(Event::Respawn { seat });
+        });
+    }
+
+    fn respawn_later(&self, seat: Seat, lifetime: Duration) -> Duration {
+        let (wait, deaths) = {
+            let mut state = self.state.borrow_mut();
+            let limit = state.settings.cluster.backoff_limit;
+            let backoff = state.backoff.entry(seat.number).or_default();
+            let wait = backoff.after(lifetime, limit, monotonic_ns());
+            (wait, backoff.deaths())
+        };
+        {
+            let mut status = self.status.lock();
+            let entry = status.seats.entry(seat.number).or_default();
+            entry.crash_loop = deaths;
+            entry.respawn_at = Some(monotonic_ns() + wait.as_nanos() as u64);
+        }
         let events = self.events.clone();
         spawn_local(async move {
             sleep(wait).await;
@@ -398,26 +760,37 @@ impl Supervisor {
         wait
     }
 
+    /// How the latest process in a seat ended, if that was `birth`.
+    pub(super) fn end_of(state: &Cluster, seat: Seat, birth: Birth) -> Option<Exit> {
+        let (latest, exit) = state.last_ends.get(&seat.number)?;
+        (*latest == birth).then_some(*exit)
+    }
+
     /// Points every group's program at the seats whose workers are ready.
-    fn steer(&self) {
-        for group in &*self.groups {
-            let ready = self
+    pub(super) fn steer(&self) {
+        let state = self.state.borrow();
+        for group in state.groups.iter().flatten() {
+            let ready = state
                 .processes
                 .values()
-                .filter(|p| p.row.state() == State::Ready);
+                .filter(|p| p.row.state() == State::Ready && !state.rules.paused);
             let mut places: Vec<usize> = ready.map(|p| p.seat.place).collect();
             places.sort_unstable();
-            if let Err(error) = group.steer(self.plan.config.arm, places.into_iter()) {
+            places.dedup();
+            if let Err(error) = group.steer(state.rules.arm, places.into_iter()) {
                 notice(format_args!("cannot steer {}: {error}", group.address()));
             }
         }
     }
 
     /// Ends everything in order: take what has arrived, listen no more, let the workers finish.
-    async fn stop(&mut self) {
-        let limit = self.plan.config.drain_timeout;
+    async fn stop(&self, inbox: &mut Inbox) {
+        let limit = self.state.borrow().settings.cluster.drain_timeout;
         let begun = Instant::now();
-        let open: u64 = self.processes.values().map(|p| p.row.open()).sum();
+        let open: u64 = {
+            let state = self.state.borrow();
+            state.processes.values().map(|p| p.row.open()).sum()
+        };
         if open > 0 {
             notice(format_args!(
                 "stopping: {open} open connections have up to {} s to finish",
@@ -425,28 +798,52 @@ impl Supervisor {
             ));
         }
         self.status.lock().stopping = true;
-        for process in self.processes.values() {
-            process.row.set_state(State::Draining);
+        {
+            let state = self.state.borrow();
+            state
+                .groups
+                .iter()
+                .flatten()
+                .for_each(|group| group.close());
+            let until = monotonic_ns() + limit.as_nanos() as u64;
+            for process in state.processes.values() {
+                process.row.set_state(State::Draining);
+                process.row.birth.drain_until.store(until, Relaxed);
+            }
         }
         self.steer();
-        self.hand_over_the_rest(limit.min(HANDOVER_DEADLINE)).await;
-        self.groups = Arc::from([]);
-        for process in self.processes.values() {
+        sleep(LAST_ARRIVALS.min(limit / 4)).await;
+        self.hand_over_the_rest(inbox, limit.min(HANDOVER_DEADLINE))
+            .await;
+        let controls: Vec<_> = {
+            let mut state = self.state.borrow_mut();
+            state.groups = Arc::from([]);
+            state
+                .processes
+                .values()
+                .map(|p| p.control.clone())
+                .collect()
+        };
+        for control in controls {
             // A worker that is gone needs no telling.
-            let _ = process.control.send(&ToWorker::Drain, &[]).await;
+            let _ = timeout(TELL_DEADLINE, control.send(&ToWorker::Drain, &[])).await;
         }
-        while !self.processes.is_empty() {
+        while !self.state.borrow().processes.is_empty() {
             let left = limit.saturating_sub(begun.elapsed());
-            match timeout(left, self.inbox.recv()).await {
-                Ok(Some(Event::Ended { row, .. })) => {
-                    if let Some(process) = self.processes.remove(&row) {
+            match timeout(left, inbox.events.recv()).await {
+                Ok(Some(Event::Ended { birth, .. })) => {
+                    let ended = self.state.borrow_mut().processes.remove(&birth);
+                    if let Some(process) = ended {
                         process.row.clone().retire();
                     }
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(_) => {
-                    let cut: u64 = self.processes.values().map(|p| p.row.open()).sum();
+                    let cut: u64 = {
+                        let state = self.state.borrow();
+                        state.processes.values().map(|p| p.row.open()).sum()
+                    };
                     notice(format_args!(
                         "drain deadline of {} s passed: cutting {cut} connections",
                         limit.as_secs_f64()
@@ -459,27 +856,48 @@ impl Supervisor {
 
     /// Lets the dispatcher accept and hand over what has arrived, and end. A worker that does not
     /// claim must not keep the others from hearing that it is over: after `limit` it ends anyway.
-    async fn hand_over_the_rest(&mut self, limit: Duration) {
-        let mut stopped = pin!(self.dispatcher.stop());
+    async fn hand_over_the_rest(&self, inbox: &mut Inbox, limit: Duration) {
+        let dispatcher = self.state.borrow().dispatcher.clone();
+        let mut stopped = pin!(dispatcher.stop());
         let mut out_of_time = pin!(sleep(limit));
         loop {
             tokio::select! {
                 () = &mut stopped => return,
-                () = &mut out_of_time => return self.dispatcher.abandon(),
-                Some(event) = self.inbox.recv() => {
+                () = &mut out_of_time => return dispatcher.abandon(),
+                Some(event) = inbox.events.recv() => {
                     // What a worker that dies now has not claimed still goes to another.
-                    if let Event::Ended { row, .. } = event
-                        && let Some(process) = self.processes.remove(&row)
-                    {
-                        self.dispatcher.leave(row).await;
-                        process.row.clone().retire();
+                    if let Event::Ended { birth, .. } = event {
+                        let ended = self.state.borrow_mut().processes.remove(&birth);
+                        if let Some(process) = ended {
+                            dispatcher.leave(process.row.index()).await;
+                            process.row.clone().retire();
+                        }
                     }
                 }
             }
         }
     }
 
+    /// Returns when the rest is to be cut off: some time after a second signal to stop, or at once after
+    /// a third.
+    async fn hurry(&self, signals: &mut Signals) {
+        signals.stop().await;
+        let open: u64 = {
+            let state = self.state.borrow();
+            state.processes.values().map(|p| p.row.open()).sum()
+        };
+        notice(format_args!(
+            "stopping faster: {open} open connections have {} s to finish",
+            HURRY.as_secs_f64()
+        ));
+        let _ = timeout(HURRY, signals.stop()).await;
+    }
+
     fn kill_all(&self) {
-        self.processes.values().for_each(Process::kill);
+        self.state
+            .borrow()
+            .processes
+            .values()
+            .for_each(Process::kill);
     }
 }

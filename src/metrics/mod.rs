@@ -24,6 +24,10 @@ use crate::{
     status::{Seat, SeatStatus, Status},
 };
 
+/// What can end a process whose seat is filled again: the value of the `reason` label.
+pub(crate) const RESTART_REASONS: [&str; 6] =
+    ["exit", "error", "killed", "crash", "hung", "replaced"];
+
 /// Reads the scoreboard when scraped.
 pub(crate) struct ScoreboardCollector {
     status: Status,
@@ -55,6 +59,7 @@ impl Collector for ScoreboardCollector {
         self.handoffs(&mut page);
         self.modes(&mut page);
         self.workers(&mut page);
+        self.operations(&mut page);
         self.upstreams(&mut page);
         page.gauge(&BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         page.families
@@ -91,7 +96,10 @@ impl ScoreboardCollector {
                 .map(|row| get(&row.work.in_flight))
                 .sum::<u64>();
         }
-        for (id, listener) in self.status.listeners.iter().enumerate() {
+        let listeners = self.status.lock().listeners.clone();
+        for (id, listener) in listeners.iter().enumerate() {
+            let arm_now = listener.open.then_some(arm_now);
+            let listener = listener.address.as_str();
             for arm in Arm::ALL {
                 let mut durations = Snapshot::default();
                 let mut sums = TrafficSums::default();
@@ -114,12 +122,12 @@ impl ScoreboardCollector {
                         durations.add(&t.request_duration);
                     }
                     sums.connections += connections;
-                    if connections > 0 || arm == arm_now {
+                    if connections > 0 || Some(arm) == arm_now {
                         let labels = arm_labels(listener, arm, &[("worker", &label)]);
                         page.counter(&CONNECTIONS, &labels, connections as f64);
                     }
                 }
-                if sums.connections == 0 && arm != arm_now {
+                if sums.connections == 0 && Some(arm) != arm_now {
                     continue;
                 }
                 let labels = arm_labels(listener, arm, &[]);
@@ -216,30 +224,57 @@ impl ScoreboardCollector {
             page.gauge(
                 &WORKER_UP,
                 &labels,
-                f64::from(u8::from(status.pid.is_some())),
+                f64::from(u8::from(!status.pids.is_empty())),
             );
             page.gauge(&WORKER_READY, &labels, f64::from(u8::from(is_ready)));
             page.gauge(&WORKER_CONNECTIONS, &labels, open as f64);
-            for reason in ["exit", "error", "killed", "crash"] {
+            for reason in RESTART_REASONS {
                 let n = status.restarts.get(reason).copied().unwrap_or(0);
                 let labels = [("worker", label.as_str()), ("reason", reason)];
                 page.counter(&WORKER_RESTARTS, &labels, n as f64);
             }
             page.counter(&WORKER_CPU, &labels, status.cpu().as_secs_f64());
+            let hung = self
+                .rows(seat)
+                .map(|row| get(&row.dispatched.hung))
+                .sum::<u64>();
+            page.counter(&WORKER_HUNG, &labels, hung as f64);
+            page.gauge(&WORKER_CRASH_LOOP, &labels, f64::from(status.crash_loop));
             if is_ready {
                 busiest = busiest.max(open);
                 sum += open;
                 ready += 1;
             }
         }
+        let draining = self
+            .status
+            .board
+            .occupied()
+            .filter(|row| row.state() == State::Draining)
+            .count();
+        page.gauge(&WORKERS_DRAINING, &[], draining as f64);
         let mean = sum as f64 / f64::from(ready.max(1));
         let imbalance = if sum == 0 { 0.0 } else { busiest as f64 / mean };
         page.gauge(&IMBALANCE, &[], imbalance);
     }
 
+    fn operations(&self, page: &mut Page) {
+        let status = self.status.lock();
+        let reload = &status.reload;
+        page.counter(&RELOADS, &[], reload.count as f64);
+        page.gauge(
+            &RELOAD_SUCCESSFUL,
+            &[],
+            f64::from(u8::from(reload.successful)),
+        );
+        page.counter(&UPGRADES, &[], status.upgrades as f64);
+        page.gauge(&PAUSED, &[], f64::from(u8::from(status.paused)));
+    }
+
     fn upstreams(&self, page: &mut Page) {
         let seats = self.seats();
-        for (i, endpoint) in self.status.endpoints.iter().enumerate() {
+        let endpoints = self.status.lock().endpoints.clone();
+        for (i, endpoint) in endpoints.iter().enumerate() {
             let labels = [("upstream", "default"), ("endpoint", endpoint.as_str())];
             let rows = || {
                 seats

@@ -118,6 +118,34 @@ pub(super) const UPSTREAM_REUSE: Name = Name(
     "pointsman_upstream_connection_reuse_ratio",
     "Share of forwarded requests that went over a connection that had served before.",
 );
+pub(super) const WORKER_HUNG: Name = Name(
+    "pointsman_worker_hung_total",
+    "How often the worker was found stuck and got nothing new until it moved.",
+);
+pub(super) const WORKER_CRASH_LOOP: Name = Name(
+    "pointsman_worker_crash_loop",
+    "Deaths in a row, none of them after a healthy life; above 0 the seat is filled again with growing pauses.",
+);
+pub(super) const WORKERS_DRAINING: Name = Name(
+    "pointsman_workers_draining",
+    "Processes that take nothing new and finish what they hold.",
+);
+pub(super) const RELOADS: Name = Name(
+    "pointsman_config_reloads_total",
+    "Reloads of the configuration asked for, the failed ones included.",
+);
+pub(super) const RELOAD_SUCCESSFUL: Name = Name(
+    "pointsman_config_last_reload_successful",
+    "Was the last reload, or the start, carried out?",
+);
+pub(super) const UPGRADES: Name = Name(
+    "pointsman_upgrades_total",
+    "How often the binary was replaced in place.",
+);
+pub(super) const PAUSED: Name = Name(
+    "pointsman_paused",
+    "Is nothing accepted for now, because somebody asked for it?",
+);
 pub(super) const BUILD_INFO: Name = Name(
     "pointsman_build_info",
     "Always 1; the version is in the label.",

@@ -16,7 +16,7 @@ pub fn class(status: u16) -> usize {
 }
 
 /// The most listeners.
-pub const MAX_LISTENERS: usize = 8;
+pub const MAX_LISTENERS: usize = 16;
 /// The most upstream endpoints that have counters of their own.
 pub const MAX_ENDPOINTS: usize = 64;
 
@@ -95,6 +95,8 @@ shared_struct! {
         pub generation: AtomicU64,
         /// A [`State`].
         pub state: AtomicU64,
+        /// While draining: when it will be killed, monotonic nanoseconds.
+        pub drain_until: AtomicU64,
     }
 }
 
@@ -122,6 +124,8 @@ shared_struct! {
         pub sent: AtomicU64,
         /// Batches sent.
         pub batches: AtomicU64,
+        /// How often the worker was found stuck.
+        pub hung: AtomicU64,
     }
 }
 
@@ -135,6 +139,8 @@ shared_struct! {
         pub loop_entered: AtomicU64,
         /// 1 while its loop waits for something to do.
         pub parked: AtomicU64,
+        /// The thread that runs its loop; 0: it is not running yet.
+        pub loop_thread: AtomicU64,
         /// When its loop last stopped waiting, monotonic nanoseconds.
         pub unparked_at: AtomicU64,
         /// For how long its loop did not wait, up to the last time that it began to, nanoseconds.
@@ -218,6 +224,8 @@ pub enum State {
     Ready = 2,
     /// Takes nothing new, finishes what is open.
     Draining = 3,
+    /// Is stuck, and gets nothing until it moves.
+    Hung = 4,
 }
 
 impl State {
@@ -228,6 +236,7 @@ impl State {
             Self::Starting => "starting",
             Self::Ready => "ready",
             Self::Draining => "draining",
+            Self::Hung => "hung",
         }
     }
 }
@@ -239,6 +248,7 @@ impl Row {
             1 => State::Starting,
             2 => State::Ready,
             3 => State::Draining,
+            4 => State::Hung,
             _ => State::Free,
         }
     }
@@ -303,6 +313,7 @@ impl Row {
         from(&self.dispatched.assigned, &other.dispatched.assigned);
         from(&self.dispatched.revoked, &other.dispatched.revoked);
         from(&self.dispatched.batches, &other.dispatched.batches);
+        from(&self.dispatched.hung, &other.dispatched.hung);
         from(&self.work.claimed, &other.work.claimed);
         from(&self.work.self_accepted, &other.work.self_accepted);
         from(&self.work.closed, &other.work.closed);
@@ -343,10 +354,17 @@ impl Row {
     pub(super) fn clear(&self) {
         let zero = |numbers: &[&AtomicU64]| numbers.iter().for_each(|n| n.store(0, Relaxed));
         let (b, d, w) = (&self.birth, &self.dispatched, &self.work);
-        zero(&[&b.seat, &b.generation, &b.state, &self.claim.word]);
-        zero(&[&d.assigned, &d.revoked, &d.sent, &d.batches]);
+        zero(&[
+            &b.seat,
+            &b.generation,
+            &b.state,
+            &b.drain_until,
+            &self.claim.word,
+        ]);
+        zero(&[&d.assigned, &d.revoked, &d.sent, &d.batches, &d.hung]);
         zero(&[
             &w.loop_entered,
+            &w.loop_thread,
             &w.unparked_at,
             &w.busy_ns,
             &w.parked,

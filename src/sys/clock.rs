@@ -26,6 +26,40 @@ pub fn cpu_time(pid: i32) -> Option<Duration> {
     clock_gettime(clock).ok().map(Duration::from)
 }
 
+/// What a thread is doing, as the kernel sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// Could it run, or does it?
+    pub doing: Doing,
+    /// For how long it has been on a core in all, nanoseconds.
+    pub ran_ns: u64,
+}
+
+/// The states of a thread that matter here (`man 5 proc_pid_stat`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// Runs, or waits for a core.
+    Running,
+    /// Waits for something to happen.
+    Waiting,
+    /// Stopped by a signal or a debugger.
+    Stopped,
+}
+
+/// What thread `thread` of process `pid` is doing. `None` once it is gone.
+pub fn activity(pid: i32, thread: i32) -> Option<Activity> {
+    let read = |what| std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/{what}")).ok();
+    // The name stands in parentheses and may hold anything, parentheses too.
+    let stat = read("stat")?;
+    let doing = match stat.rsplit_once(") ")?.1.chars().next()? {
+        'R' => Doing::Running,
+        'T' | 't' => Doing::Stopped,
+        _ => Doing::Waiting,
+    };
+    let ran_ns = read("schedstat")?.split(' ').next()?.parse().ok()?;
+    Some(Activity { doing, ran_ns })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,6 +73,18 @@ mod tests {
             x = std::hint::black_box(x.wrapping_add(1));
         }
         assert!(cpu_time(pid).expect("own process") > before);
+    }
+
+    #[test]
+    fn a_thread_that_works_is_seen_to_run_and_a_gone_one_is_not() {
+        let (pid, thread) = (std::process::id() as i32, nix::unistd::gettid().as_raw());
+        let seen = activity(pid, thread).expect("this thread");
+        assert_eq!(seen.doing, Doing::Running);
+        let mut x = 0_u64;
+        while activity(pid, thread).expect("this thread").ran_ns == seen.ran_ns {
+            x = std::hint::black_box(x.wrapping_add(1));
+        }
+        assert_eq!(activity(pid, i32::MAX - 1), None);
     }
 
     #[test]

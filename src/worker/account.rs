@@ -14,6 +14,7 @@ use std::{
 use hyper::{
     Request, Response,
     body::{Body, Frame, Incoming, SizeHint},
+    header::{CONNECTION, HeaderValue},
     service::Service,
 };
 use pin_project_lite::pin_project;
@@ -45,6 +46,9 @@ pub(super) struct Ledger {
     closed: Notify,
 }
 
+/// Said with every response while draining, so that clients know before the connection closes.
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
+
 impl Ledger {
     pub(super) fn new(row: RowRef, rest: Rest) -> Arc<Self> {
         Arc::new(Self {
@@ -55,9 +59,13 @@ impl Ledger {
         })
     }
 
+    /// From now on every response says that its connection will be closed.
+    pub(super) fn begin_to_drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
     /// Waits until no connection is open. None may be opened from now on.
     pub(super) async fn all_closed(&self) {
-        self.draining.store(true, Relaxed);
         loop {
             let closed = self.closed.notified();
             if self.row.open() == 0 {
@@ -84,8 +92,6 @@ pub(super) struct Account {
     blocked_since: AtomicU64,
     /// 1 once bytes of the next head have arrived.
     head_begun: AtomicU64,
-    /// 1 once anything was received.
-    touched: AtomicU64,
     /// Interim responses on their way.
     outbox: Outbox,
     /// 1 once it has become a tunnel, which has no heads to wait for.
@@ -103,7 +109,6 @@ impl Account {
             since: AtomicU64::new(ledger.row.work.loop_entered.load(Relaxed)),
             blocked_since: AtomicU64::new(0),
             head_begun: AtomicU64::new(0),
-            touched: AtomicU64::new(0),
             outbox: Outbox::default(),
             tunnel: AtomicU64::new(0),
         };
@@ -144,14 +149,12 @@ impl Account {
         }
     }
 
-    /// When the connection came, monotonic nanoseconds; only as long as it is untouched.
-    pub(super) fn opened(&self) -> u64 {
-        self.since.load(Relaxed)
-    }
-
-    /// Has the client not sent anything yet?
-    pub(super) fn is_untouched(&self) -> bool {
-        self.touched.load(Relaxed) == 0
+    /// Is nothing under way: no request, no part of one, no answer on its way out?
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.load(Relaxed) == 0
+            && self.head_begun.load(Relaxed) == 0
+            && self.blocked_since.load(Relaxed) == 0
+            && self.tunnel.load(Relaxed) == 0
     }
 
     pub(super) fn timed_out(&self) {
@@ -174,7 +177,6 @@ impl Account {
         add(&self.traffic().received, bytes as u64);
         if self.in_flight.load(Relaxed) == 0 && self.head_begun.load(Relaxed) == 0 {
             self.head_begun.store(1, Relaxed);
-            self.touched.store(1, Relaxed);
             self.since
                 .store(self.ledger.row.work.loop_entered.load(Relaxed), Relaxed);
         }
@@ -372,13 +374,15 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(cx))?;
+        let mut response = ready!(this.inner.poll(cx))?;
         let mut guard = this.guard.take();
         if let Some(guard) = &mut guard {
             let status = response.status();
             guard.class = class(status.as_u16());
             if status == hyper::StatusCode::SWITCHING_PROTOCOLS {
                 guard.account.tunnel.store(1, Relaxed);
+            } else if guard.account.ledger.draining.load(Relaxed) {
+                response.headers_mut().insert(CONNECTION, CLOSE);
             }
         }
         Poll::Ready(Ok(response.map(|inner| CountedBody { inner, guard })))

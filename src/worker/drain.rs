@@ -11,7 +11,9 @@ use slab::Slab;
 /// when they are polled, which costs nothing while nobody drains.
 #[derive(Debug, Default)]
 pub(super) struct Drain {
-    begun: Cell<bool>,
+    /// Until when connections on which nothing happens are kept, monotonic nanoseconds; `None` while
+    /// nobody drains.
+    begun: Cell<Option<u64>>,
     tasks: RefCell<Slab<Waker>>,
 }
 
@@ -32,15 +34,15 @@ impl Drain {
         }
     }
 
-    /// Should connections finish?
+    /// Should connections finish, and until when may they be idle? Monotonic nanoseconds.
     #[inline]
-    pub(super) fn begun(&self) -> bool {
+    pub(super) fn begun(&self) -> Option<u64> {
         self.begun.get()
     }
 
-    /// Tells all connections to finish.
-    pub(super) fn begin(&self) {
-        self.begun.set(true);
+    /// Tells all connections to finish, those on which nothing happens by `grace`.
+    pub(super) fn begin(&self, grace: u64) {
+        self.begun.set(Some(grace));
         for (_, task) in &*self.tasks.borrow() {
             task.wake_by_ref();
         }

@@ -17,7 +17,6 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -40,9 +39,6 @@ use crate::{
 /// The exit code of a worker that cannot start and should not be tried again (`EX_CONFIG`,
 /// sysexits.h).
 pub(crate) const EXIT_UNFIT: u8 = 78;
-
-/// How long a worker whose master is dead may take to finish what it holds.
-const ORPHAN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A worker, as the application that it hosts sees it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -67,6 +63,14 @@ impl Worker {
         &self.inheritance.application
     }
 
+    /// The scoreboard's column for the application's `i`-th upstream endpoint.
+    pub(crate) fn endpoint_column(&self, i: usize) -> usize {
+        self.inheritance
+            .endpoints
+            .get(i)
+            .map_or(i, |column| usize::from(*column))
+    }
+
     /// How long clients may take.
     pub(crate) fn timeouts(&self) -> &ConnectionTimeouts {
         &self.inheritance.timeouts
@@ -89,14 +93,22 @@ impl Worker {
 ///
 /// # Errors
 /// As [`run`]. What would be the same at the next try ends the process with [`EXIT_UNFIT`].
-pub(crate) fn main<F, Fut, A>(line: OwnedFd, factory: F) -> Result<()>
+pub(crate) fn main<F, Fut, A>(
+    line: OwnedFd,
+    factory: F,
+    examine: fn(OwnedFd) -> io::Result<()>,
+) -> Result<()>
 where
     F: FnOnce(Worker) -> Fut,
     Fut: Future<Output = A>,
     A: Application,
 {
     crate::sys::child::call_by_program_name();
-    run(line, factory).map_err(|error| {
+    crate::sys::privileges::disarm()
+        .map_err(|error| Error::runtime("worker cannot give up its privileges", error))?;
+    crate::sys::tie::end_after_parent()
+        .map_err(|error| Error::runtime("worker cannot be tied to its master", error))?;
+    run(line, factory, examine).map_err(|error| {
         let unfit = error.kind() == io::ErrorKind::InvalidData;
         let error = Error::runtime("worker", error);
         if unfit {
@@ -107,19 +119,28 @@ where
     })
 }
 
-/// Runs the worker until it has drained. `factory` makes the application.
+/// Runs the worker until it has drained. `factory` makes the application; `examine` looks, in a trial,
+/// at what this binary would be given to take the master's place.
 ///
 /// # Errors
 /// The inheritance is broken, or the runtime cannot be made.
-pub(crate) fn run<F, Fut, A>(line: OwnedFd, factory: F) -> io::Result<()>
+pub(crate) fn run<F, Fut, A>(
+    line: OwnedFd,
+    factory: F,
+    examine: fn(OwnedFd) -> io::Result<()>,
+) -> io::Result<()>
 where
     F: FnOnce(Worker) -> Fut,
     Fut: Future<Output = A>,
     A: Application,
 {
-    let Some((inheritance, descriptors)) = inherit(&line)? else {
+    let Some((inheritance, mut descriptors, is_trial)) = inherit(&line)? else {
         return Ok(());
     };
+    if is_trial && let Some(luggage) = descriptors.pop() {
+        examine(luggage)?;
+    }
+    crate::sys::tie::outlive_parent_by(inheritance.drain_timeout);
     let mut descriptors = descriptors.into_iter();
     let mut next = |what| {
         descriptors.next().ok_or_else(|| {
@@ -150,16 +171,17 @@ where
         // Before anything can be told of this worker's being there.
         let terminate = signal(SignalKind::terminate())?;
         let control = Control::new(line)?;
-        let arm = worker.inheritance.doors.arm;
         let application = factory(worker.clone()).await;
-        let host = Host::new(&worker, application, Rest::new(arm.mode())?);
-        let intake = Intake::open(&host, Inlet::new(handover)?, arm, listeners)?;
+        let host = Host::new(&worker, application, Rest::new()?);
+        let mut intake = Intake::open(&host, Inlet::new(handover)?);
+        intake
+            .reopen(worker.inheritance.doors.arm, listeners)
+            .await?;
         control.send(&ToMaster::Ready, &[]).await?;
 
-        let deadline = tokio::select! {
-            told = told_to_drain(&control, terminate) => told,
-            () = intake.closed() => Some(ORPHAN_DEADLINE),
-        };
+        let deadline = told_to_drain(&control, terminate, &mut intake)
+            .await?
+            .then_some(worker.inheritance.drain_timeout);
         // New connections first, then the open ones: none is taken that would be cut at once.
         intake.close().await;
         let drained = host.drain();
@@ -172,27 +194,44 @@ where
     })
 }
 
-/// Waits until the worker must drain: told to by the master, or because the master is gone, in which
-/// case the limit that the worker sets itself is returned. A signal is passed on to the master, which
-/// sees to it that nothing new comes this way before it says to drain.
-async fn told_to_drain(control: &Control, mut terminate: Signal) -> Option<Duration> {
+/// Does as the master says until it says to drain (false), or is gone (true): then the worker must
+/// count the time itself. A signal is passed on to the master, which sees to it that nothing new comes
+/// this way before it says to drain.
+///
+/// # Errors
+/// A door cannot be opened: the worker would accept nothing and still look ready.
+async fn told_to_drain<A: Application>(
+    control: &Control,
+    mut terminate: Signal,
+    intake: &mut Intake<A>,
+) -> io::Result<bool> {
     loop {
-        tokio::select! {
-            message = control.receive::<ToWorker>() => return match message {
-                Ok(Some(_)) => None,
-                Ok(None) | Err(_) => Some(ORPHAN_DEADLINE),
-            },
+        let told = tokio::select! {
+            message = control.receive::<ToWorker>() => message,
             _ = terminate.recv() => {
                 if control.send(&ToMaster::Leaving, &[]).await.is_err() {
-                    return Some(ORPHAN_DEADLINE);
+                    return Ok(true);
+                }
+                continue;
+            }
+        };
+        match told {
+            Ok(Some((ToWorker::Doors(doors), listeners))) => {
+                let listeners = doors.listeners.into_iter().zip(listeners).collect();
+                intake.reopen(doors.arm, listeners).await?;
+                let opened = ToMaster::Opened { epoch: doors.epoch };
+                if control.send(&opened, &[]).await.is_err() {
+                    return Ok(true);
                 }
             }
+            Ok(Some(_)) => return Ok(false),
+            Ok(None) | Err(_) => return Ok(true),
         }
     }
 }
 
 /// Waits for the first message, before there is a runtime. `None`: the master is gone already.
-fn inherit(line: &OwnedFd) -> io::Result<Option<(Inheritance, Vec<OwnedFd>)>> {
+fn inherit(line: &OwnedFd) -> io::Result<Option<(Inheritance, Vec<OwnedFd>, bool)>> {
     let mut bytes = vec![0; 128 * 1024];
     let mut descriptors = Vec::new();
     poll(
@@ -213,8 +252,9 @@ fn inherit(line: &OwnedFd) -> io::Result<Option<(Inheritance, Vec<OwnedFd>)>> {
         return Err(broken("truncated; is the limit of open files too low?"));
     }
     match serde_json::from_slice(&bytes[..received.bytes])? {
-        ToWorker::Inheritance(inheritance) => Ok(Some((inheritance, descriptors))),
-        ToWorker::Drain => Err(broken("drain came first")),
+        ToWorker::Inheritance(inheritance) => Ok(Some((inheritance, descriptors, false))),
+        ToWorker::Trial(inheritance) => Ok(Some((inheritance, descriptors, true))),
+        ToWorker::Drain | ToWorker::Doors(_) => Err(broken("something else came first")),
     }
 }
 
@@ -233,6 +273,8 @@ fn runtime(row: &RowRef) -> io::Result<LocalRuntime> {
     let (entering, parking) = (row.clone(), row.clone());
     row.work.loop_entered.store(monotonic_ns(), Relaxed);
     row.work.unparked_at.store(monotonic_ns(), Relaxed);
+    let thread = nix::unistd::gettid().as_raw() as u64;
+    row.work.loop_thread.store(thread, Relaxed);
     Builder::new_current_thread()
         .enable_io()
         .enable_time()

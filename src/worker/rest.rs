@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{
             AtomicBool,
-            Ordering::{Acquire, SeqCst},
+            Ordering::{Acquire, Relaxed, Release, SeqCst},
             fence,
         },
     },
@@ -20,8 +20,8 @@ use crate::{dispatch::mode::Mode, scoreboard::RowRef};
 /// looks again when a connection has come or gone. Always awake in other modes.
 #[derive(Debug, Clone)]
 pub(super) struct Rest {
-    /// Only in mode `hybrid` does a thread ever rest.
-    may_rest: bool,
+    /// Only in mode `hybrid` does a thread ever rest for its load.
+    by_load: Arc<AtomicBool>,
     /// The thread sits the queue out.
     pub(super) resting: Arc<AtomicBool>,
     /// The thread is to end.
@@ -31,20 +31,27 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    pub(super) fn new(mode: Mode) -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self {
-            may_rest: mode == Mode::Hybrid,
+            by_load: Arc::default(),
             resting: Arc::default(),
             stopping: Arc::default(),
             bell: Arc::new(EventFd::from_flags(flags)?),
         })
     }
 
+    /// A thread is about to wait at the door in `mode`.
+    pub(super) fn prepare(&self, mode: Mode) {
+        self.by_load.store(mode == Mode::Hybrid, Relaxed);
+        self.resting.store(false, Release);
+        self.stopping.store(false, Release);
+    }
+
     /// A connection was handed over or has ended: the load or the mean has moved.
     #[inline]
     pub(super) fn load_moved(&self, row: &RowRef) {
-        if !self.may_rest {
+        if !self.by_load.load(Relaxed) {
             return;
         }
         // Either the thread sees the load as it is now, or we see that it rests.

@@ -1,7 +1,12 @@
 //! The dispatcher: the thread that accepts and hands over, and the control runtime's handle on it.
-//! The loop itself is in `turn`.
+//! The loop itself is in `turn`, a worker as it sees it in `lane`, what it has in the kernel's epoll set in `watch`, and who is stuck in
+//! `hang` and `health`.
 
+mod hang;
+mod health;
+mod lane;
 mod turn;
+mod watch;
 
 use std::{
     io,
@@ -11,36 +16,75 @@ use std::{
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use tokio::sync::oneshot;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use self::turn::Dispatcher;
 use crate::{
     channel::Outlet,
+    config::HangLimits,
     dispatch::{load::LoadSignal, mode::Arm, policy::Prefixes},
-    listener::ListenerGroup,
+    listener::Groups,
     scoreboard::{RowRef, Scoreboard},
     status::Seat,
     sys::schedule::do_not_interrupt_others,
 };
 
-/// What the control runtime asks of the dispatcher.
+/// A worker that takes connections, as the dispatcher gets to know it.
+#[derive(Debug)]
+pub(in crate::master) struct Recruit {
+    pub(in crate::master) seat: Seat,
+    pub(in crate::master) row: RowRef,
+    pub(in crate::master) outlet: Outlet,
+    /// The number of the next connection to be handed to it, 1 for a new one.
+    pub(in crate::master) next: u32,
+}
+
+/// What the control runtime asks of the dispatcher. Where there is a `done`, it is answered, or
+/// dropped, when that is so.
 pub(in crate::master) enum Command {
-    /// A worker is ready.
+    /// A worker is ready. It takes the place of another, perhaps, with no moment between.
     Join {
-        seat: Seat,
-        row: RowRef,
-        outlet: Outlet,
+        recruit: Recruit,
+        instead_of: Option<usize>,
     },
-    /// The worker with this row is dead: take back what it has not claimed and look after its
-    /// listeners. The sender is dropped when that is done.
+    /// The worker with this row gets nothing more: take back what it has not claimed and look after
+    /// its listeners.
     Leave {
         row: usize,
         done: oneshot::Sender<()>,
     },
+    /// Decide by these from now on.
+    Rules {
+        rules: Rules,
+        done: oneshot::Sender<()>,
+    },
+    /// Accept from these listeners and no others.
+    Groups {
+        groups: Groups,
+        done: oneshot::Sender<()>,
+    },
+    /// Say that you are there.
+    Ping { done: oneshot::Sender<()> },
+    /// Accept no more and, when all is claimed, end and give back the lines to the workers.
+    Freeze { done: oneshot::Sender<Vec<Recruit>> },
+    /// Not after all.
+    Thaw,
     /// Accept what waits, hand it over, and end. The sender is dropped when all is claimed.
     Stop { done: oneshot::Sender<()> },
     /// End at once.
     Abandon,
+}
+
+/// What the dispatcher sees happen to workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::master) enum Report {
+    /// It is stuck, and gets nothing for now.
+    Hung { row: usize },
+    /// It moves again.
+    Moves { row: usize },
+    /// It has been stuck for too long.
+    Overdue { row: usize },
 }
 
 /// The control runtime's handle on the dispatcher thread.
@@ -51,28 +95,59 @@ pub(in crate::master) struct DispatcherHandle {
 }
 
 impl DispatcherHandle {
-    /// A worker is ready: it gets connections from now on.
-    pub(in crate::master) fn join(&self, seat: Seat, row: RowRef, outlet: Outlet) {
-        self.command(Command::Join { seat, row, outlet });
+    /// A worker is ready: it gets connections from now on, and `instead_of` (a row) gets none.
+    pub(in crate::master) fn join(&self, recruit: Recruit, instead_of: Option<usize>) {
+        self.command(Command::Join {
+            recruit,
+            instead_of,
+        });
     }
 
-    /// A worker is dead. Returns once nothing of it is held any more.
+    /// A worker gets nothing more. Returns once nothing of it is held any more.
     pub(in crate::master) async fn leave(&self, row: usize) {
-        let (done, left) = oneshot::channel();
-        self.command(Command::Leave { row, done });
-        let _ = left.await;
+        self.ask(|done| Command::Leave { row, done }).await;
+    }
+
+    /// Returns once connections are dispatched by `rules`.
+    pub(in crate::master) async fn set_rules(&self, rules: Rules) {
+        self.ask(|done| Command::Rules { rules, done }).await;
+    }
+
+    /// Returns once connections are accepted from `groups` and no others.
+    pub(in crate::master) async fn set_groups(&self, groups: Groups) {
+        self.ask(|done| Command::Groups { groups, done }).await;
+    }
+
+    /// Is the thread alive? Returns once it has answered.
+    pub(in crate::master) async fn ping(&self) -> bool {
+        self.ask(|done| Command::Ping { done }).await.is_some()
+    }
+
+    /// Ends the thread once all that was accepted is claimed, and gives back the workers' lines.
+    /// `None`: the thread has ended otherwise.
+    pub(in crate::master) async fn freeze(&self) -> Option<Vec<Recruit>> {
+        self.ask(|done| Command::Freeze { done }).await
+    }
+
+    /// Takes a [`freeze`](Self::freeze) back that nobody waits for any more.
+    pub(in crate::master) fn thaw(&self) {
+        self.command(Command::Thaw);
     }
 
     /// Ends the thread, after everything that waits has been accepted and claimed by a worker.
     pub(in crate::master) async fn stop(&self) {
-        let (done, stopped) = oneshot::channel();
-        self.command(Command::Stop { done });
-        let _ = stopped.await;
+        self.ask(|done| Command::Stop { done }).await;
     }
 
     /// Ends the thread now: what nobody has claimed is closed.
     pub(in crate::master) fn abandon(&self) {
         self.command(Command::Abandon);
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        self.command(command(done));
+        answer.await.ok()
     }
 
     fn command(&self, command: Command) {
@@ -83,11 +158,14 @@ impl DispatcherHandle {
 }
 
 /// What the dispatcher decides by.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::master) struct Rules {
     pub(in crate::master) arm: Arm,
     pub(in crate::master) prefixes: Prefixes,
     pub(in crate::master) signal: LoadSignal,
+    pub(in crate::master) hang: HangLimits,
+    /// Nothing is accepted for now.
+    pub(in crate::master) paused: bool,
 }
 
 /// Starts the thread.
@@ -95,14 +173,16 @@ pub(in crate::master) struct Rules {
 /// # Errors
 /// No epoll set, event descriptor or thread to be had.
 pub(in crate::master) fn start(
-    groups: Arc<[ListenerGroup]>,
+    groups: Groups,
     board: Scoreboard,
     rules: Rules,
+    recruits: Vec<Recruit>,
+    reports: UnboundedSender<Report>,
 ) -> io::Result<DispatcherHandle> {
     let (commands, inbox) = mpsc::channel();
     let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
     let bell = Arc::new(EventFd::from_flags(flags)?);
-    let dispatcher = Dispatcher::new(groups, board, rules, inbox, bell.clone())?;
+    let dispatcher = Dispatcher::new(groups, board, rules, inbox, bell.clone(), reports)?;
     thread::Builder::new()
         .name("dispatcher".into())
         .spawn(move || {
@@ -117,7 +197,11 @@ pub(in crate::master) fn start(
             crate::notice(format_args!("the dispatcher cannot go on: {why}"));
             std::process::exit(1);
         })?;
-    Ok(DispatcherHandle { commands, bell })
+    let handle = DispatcherHandle { commands, bell };
+    for recruit in recruits {
+        handle.join(recruit, None);
+    }
+    Ok(handle)
 }
 
 /// A new connection would otherwise interrupt the worker that shares the core, for a batch of one.

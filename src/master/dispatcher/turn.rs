@@ -22,19 +22,23 @@ use nix::{
         timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
     },
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
-use super::{Command, Rules};
+use super::{
+    Command, Recruit, Report, Rules,
+    hang::Vigil,
+    health::{Alert, LOOK_AT_ALL},
+    lane::{Held, Lane},
+    watch::{BELL, Spot, TIMER, Watched, Which},
+};
 use crate::{
     conn::Conn,
     dispatch::{
-        load::LoadSignal,
-        mode::{Arm, Mode},
+        mode::Mode,
         policy::{Candidate, Picker},
         wire::MAX_BATCH,
     },
-    listener::ListenerGroup,
-    master::lane::{Held, Lane},
+    listener::Groups,
     scoreboard::{HandoffError, Scoreboard, count::add},
     sys::{
         clock::monotonic_ns,
@@ -44,8 +48,10 @@ use crate::{
 
 /// Connections accepted from one listener in one turn, so that settling and sending get theirs.
 const TURN: usize = 4 * MAX_BATCH;
-/// How soon the claim words are looked at again while anything is outstanding.
-const SETTLE: TimeSpec = TimeSpec::new(0, 1_000_000);
+/// How soon the claim words are looked at again while anything is outstanding, nanoseconds.
+const SETTLE: u64 = 1_000_000;
+/// How often workers are looked at while connections are open and nothing else happens.
+const QUIET_LOOK_MS: u16 = 1000;
 /// How long accepting rests when descriptors or memory have run out.
 const EXHAUSTED_REST_MS: u8 = 50;
 const EXHAUSTED_REST: Duration = Duration::from_millis(EXHAUSTED_REST_MS as u64);
@@ -55,78 +61,51 @@ const EXHAUSTED_REST: Duration = Duration::from_millis(EXHAUSTED_REST_MS as u64)
 /// what killed them.
 const MAX_UNREADABLE: u8 = 100;
 
-/// The event that is no listener: a command has come.
-const BELL: u64 = u64::MAX;
-/// The event that is no listener: it is time to look at the claim words.
-const TIMER: u64 = u64::MAX - 1;
-
-/// One listener of one group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Spot {
-    group: usize,
-    /// The place of the seat that owns it; `None`: the shared listener.
-    place: Option<usize>,
-}
-
-impl Spot {
-    fn event(self) -> u64 {
-        (self.group as u64) << 32 | self.place.map_or(0, |p| p as u64 + 1)
-    }
-
-    fn from_event(event: u64) -> Self {
-        let place = (event as u32).checked_sub(1).map(|p| p as usize);
-        Self {
-            group: (event >> 32) as usize,
-            place,
-        }
-    }
-
-    fn listener(self, groups: &[ListenerGroup]) -> Option<BorrowedFd<'_>> {
-        let group = groups.get(self.group)?;
-        self.place
-            .map_or(Some(group.shared()), |place| group.own(place))
-    }
-}
-
 pub(super) struct Dispatcher {
-    epoll: Epoll,
+    pub(super) epoll: Epoll,
     timer: TimerFd,
-    timer_set: bool,
+    /// When the timer goes off, monotonic nanoseconds; `None`: it does not.
+    timer_due: Option<u64>,
     inbox: mpsc::Receiver<Command>,
     bell: Arc<EventFd>,
-    groups: Arc<[ListenerGroup]>,
+    pub(super) reports: UnboundedSender<Report>,
+    pub(super) groups: Groups,
     board: Scoreboard,
-    arm: Arm,
+    pub(super) rules: Rules,
     picker: Picker,
-    signal: LoadSignal,
     /// In ascending order of seat, as policies want them.
-    lanes: Vec<Lane>,
+    pub(super) lanes: Vec<Lane>,
     /// The lanes as the policy sees them, index by index; fresh at the start of a turn.
     candidates: Vec<Candidate>,
     /// Taken back from a worker, waiting for another.
-    orphans: VecDeque<Held>,
-    /// The listeners in the epoll set.
-    watched: Vec<Spot>,
-    /// What they were chosen for: was anybody ready, and which roster?
-    watched_for: (bool, u64),
-    /// Counts changes of `lanes`.
-    roster: u64,
+    pub(super) orphans: VecDeque<Held>,
+    /// What is in the epoll set.
+    pub(super) watched: Watched,
+    /// Counts changes of whatever decides what is to be in the epoll set.
+    pub(super) version: u64,
+    pub(super) alert: Alert,
+    /// When workers were last looked at, monotonic nanoseconds.
+    pub(super) looked_at: u64,
+    /// Connections that this thread has accepted.
+    pub(super) accepted: u64,
     /// Descriptors or memory have run out: nothing is accepted until then.
-    resting_until: Option<Instant>,
+    pub(super) resting_until: Option<Instant>,
     /// Held in reserve for the day when none is left: closing it lets one connection in to be
     /// turned away, instead of spinning on a listener that stays readable.
     spare: Option<OwnedFd>,
+    pub(super) freezing: Option<oneshot::Sender<Vec<Recruit>>>,
     stopping: Option<oneshot::Sender<()>>,
     abandoned: bool,
 }
 
 impl Dispatcher {
     pub(super) fn new(
-        groups: Arc<[ListenerGroup]>,
+        groups: Groups,
         board: Scoreboard,
         rules: Rules,
         inbox: mpsc::Receiver<Command>,
         bell: Arc<EventFd>,
+        reports: UnboundedSender<Report>,
     ) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
@@ -135,22 +114,25 @@ impl Dispatcher {
         Ok(Self {
             epoll,
             timer,
-            timer_set: false,
+            timer_due: None,
             inbox,
             bell,
+            reports,
             groups,
             board,
-            arm: rules.arm,
             picker: Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes),
-            signal: rules.signal,
+            rules,
             lanes: Vec::new(),
             candidates: Vec::new(),
             orphans: VecDeque::new(),
-            watched: Vec::new(),
-            watched_for: (false, 0),
-            roster: 0,
+            watched: Watched::default(),
+            version: 0,
+            alert: Alert::default(),
+            looked_at: 0,
+            accepted: 0,
             resting_until: None,
             spare: spare(),
+            freezing: None,
             stopping: None,
             abandoned: false,
         })
@@ -162,55 +144,92 @@ impl Dispatcher {
     /// The epoll set, the timer or a listener is broken: nothing can be done about it here.
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 64];
+        let mut now = monotonic_ns();
         loop {
-            self.set_timer()?;
-            let timeout = match self.resting_until {
-                Some(_) => EpollTimeout::from(EXHAUSTED_REST_MS),
-                None => EpollTimeout::NONE,
-            };
+            let timeout = self.set_timer(now)?;
             let n = match self.epoll.wait(&mut events, timeout) {
                 Ok(n) => n,
                 Err(Errno::EINTR) => 0,
                 Err(error) => return Err(error.into()),
             };
+            now = monotonic_ns();
             self.settle();
-            self.refresh();
+            self.look_if_due(now)?;
+            self.refresh(now);
             self.place_orphans();
             for event in &events[..n] {
                 match event.data() {
-                    BELL => self.obey(),
+                    BELL => self.obey(now)?,
                     TIMER => {
                         self.timer.wait()?;
-                        self.timer_set = false;
+                        self.timer_due = None;
                     }
-                    event => self.accept_from(Spot::from_event(event))?,
+                    event => {
+                        let spot = Spot::from_event(event);
+                        if self.watched.observed.contains(&spot) {
+                            self.somebody_came(now);
+                        } else {
+                            self.accept_from(spot)?;
+                        }
+                    }
                 }
             }
             if self.stopping.is_some() {
                 self.accept_everywhere()?;
             }
-            self.send();
+            self.send(now);
             if self.is_finished() {
                 return Ok(());
+            }
+            if self
+                .resting_until
+                .is_some_and(|until| Instant::now() >= until)
+            {
+                self.resting_until = None;
             }
             self.watch()?;
         }
     }
 
-    /// Sees to it that the thread looks again soon if anything is owed.
+    /// Sees to it that the thread looks again in time if anything is owed. Returns how long it may
+    /// sleep besides.
     ///
     /// A timer that is left running, rather than a timeout on every wait: arming a timer is one of
     /// the dearest things to ask of a virtual machine's kernel, and under load the next turn comes
     /// sooner anyway.
-    fn set_timer(&mut self) -> io::Result<()> {
+    fn set_timer(&mut self, now: u64) -> io::Result<EpollTimeout> {
         // Orphans alone owe nothing while nobody could take them: who can will ring.
         let owed = self.stopping.is_some()
             || self.lanes.iter().any(Lane::is_owed_a_look)
             || !self.orphans.is_empty() && self.lanes.iter().any(Lane::has_room);
-        if owed && !self.timer_set {
+        let after = match (owed.then_some(SETTLE), self.next_look()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if let Some(after) = after
+            && self.timer_due.is_none_or(|due| now + after < due)
+        {
+            let spec = TimeSpec::from_duration(Duration::from_nanos(after));
             self.timer
-                .set(Expiration::OneShot(SETTLE), TimerSetTimeFlags::empty())?;
-            self.timer_set = true;
+                .set(Expiration::OneShot(spec), TimerSetTimeFlags::empty())?;
+            self.timer_due = Some(now + after);
+        }
+        Ok(if self.resting_until.is_some() {
+            EpollTimeout::from(EXHAUSTED_REST_MS)
+        } else if self.timer_due.is_none() && self.anything_open() {
+            // A worker that is stuck while nobody new comes is still to be noticed.
+            EpollTimeout::from(QUIET_LOOK_MS)
+        } else {
+            EpollTimeout::NONE
+        })
+    }
+
+    /// Looks at the workers if it is time to.
+    fn look_if_due(&mut self, now: u64) -> io::Result<()> {
+        let every = self.next_look().unwrap_or(LOOK_AT_ALL);
+        // A timer that goes off a little early must not make it miss its look.
+        if now.saturating_sub(self.looked_at) + 500_000 >= every {
+            self.look(now)?;
         }
         Ok(())
     }
@@ -226,25 +245,27 @@ impl Dispatcher {
     }
 
     /// Looks at every worker as the policy will see it this turn.
-    fn refresh(&mut self) {
-        // No policy but one needs to know loads, which are read from memory that workers write; and
-        // only one signal needs to know the time.
+    pub(super) fn refresh(&mut self, now: u64) {
+        // No policy but one needs to know loads, which are read from memory that workers write.
         let by_load = matches!(self.picker, Picker::LeastLoaded(_));
-        let now = match self.signal {
-            LoadSignal::Busy => monotonic_ns(),
-            _ => 0,
-        };
+        let signal = self.rules.signal;
+        let mut anybody = false;
         self.candidates.clear();
-        self.candidates
-            .extend(self.lanes.iter_mut().map(|lane| Candidate {
+        for lane in &mut self.lanes {
+            let ready = lane.has_room() && !lane.is_slow(now);
+            anybody |= ready;
+            self.candidates.push(Candidate {
                 seat: lane.seat.number,
-                ready: lane.has_room(),
-                load: if by_load {
-                    lane.load(self.signal, now)
-                } else {
-                    0
-                },
-            }));
+                ready,
+                load: if by_load { lane.load(signal, now) } else { 0 },
+            });
+        }
+        if !anybody {
+            // Slow is better than nobody.
+            for (candidate, lane) in self.candidates.iter_mut().zip(&self.lanes) {
+                candidate.ready = lane.has_room();
+            }
+        }
     }
 
     fn place_orphans(&mut self) {
@@ -278,7 +299,7 @@ impl Dispatcher {
     }
 
     /// Accepts from one listener until nobody waits, no worker is ready, or the turn is long enough.
-    fn accept_from(&mut self, spot: Spot) -> io::Result<()> {
+    pub(super) fn accept_from(&mut self, spot: Spot) -> io::Result<()> {
         let groups = self.groups.clone();
         let Some(listener) = spot.listener(&groups) else {
             return Ok(());
@@ -289,18 +310,15 @@ impl Dispatcher {
             }
             match accept(listener) {
                 Ok((socket, peer)) => {
+                    self.accepted += 1;
                     let conn = Conn {
                         socket,
                         peer,
                         listener: spot.group as u8,
-                        arm: self.arm,
+                        arm: self.rules.arm,
                         accepted_at: monotonic_ns(),
                     };
-                    if let Err(held) = self.assign(Held {
-                        conn,
-                        taken_back: false,
-                        unreadable: 0,
-                    }) {
+                    if let Err(held) = self.assign(Held::new(conn)) {
                         self.orphans.push_back(held);
                     }
                 }
@@ -315,7 +333,8 @@ impl Dispatcher {
             }
         }
         // In hybrid mode the workers wait in the same queue: go to its end.
-        if self.arm.mode() == Mode::Hybrid && self.watched.contains(&spot) {
+        let queues = self.rules.arm.mode() == Mode::Hybrid && spot.which == Which::Shared;
+        if queues && self.watched.accepted_from.contains(&spot) {
             self.epoll.delete(listener)?;
             self.epoll.add(listener, self.registration(spot))?;
         }
@@ -323,13 +342,12 @@ impl Dispatcher {
     }
 
     fn accept_everywhere(&mut self) -> io::Result<()> {
-        for group in 0..self.groups.len() {
-            self.accept_from(Spot { group, place: None })?;
-            for place in 0..self.groups[group].seats() {
-                self.accept_from(Spot {
-                    group,
-                    place: Some(place),
-                })?;
+        let groups = self.groups.clone();
+        for (group, members) in groups.iter().enumerate() {
+            let Some(members) = members else { continue };
+            let own = (0..members.seats()).map(Which::Own);
+            for which in std::iter::once(Which::Shared).chain(own) {
+                self.accept_from(Spot { group, which })?;
             }
         }
         Ok(())
@@ -346,120 +364,121 @@ impl Dispatcher {
     }
 
     /// One message to each worker for which something was picked.
-    fn send(&mut self) {
+    fn send(&mut self, now: u64) {
         for lane in &mut self.lanes {
-            if let Err((why, back)) = lane.send() {
+            if let Err((why, back)) = lane.send(now) {
                 count_error(&self.board, why);
                 self.orphans.extend(back);
             }
         }
     }
 
-    fn obey(&mut self) {
+    fn obey(&mut self, now: u64) -> io::Result<()> {
         let _ = self.bell.read();
         while let Ok(command) = self.inbox.try_recv() {
             match command {
-                Command::Join { seat, row, outlet } => {
+                Command::Join {
+                    recruit,
+                    instead_of,
+                } => {
+                    if let Some(row) = instead_of {
+                        self.dismiss(row);
+                    }
                     let place = self
                         .lanes
-                        .partition_point(|lane| lane.seat.number <= seat.number);
-                    self.lanes.insert(place, Lane::new(seat, row, outlet));
-                    self.roster += 1;
+                        .partition_point(|lane| lane.seat.number <= recruit.seat.number);
+                    let lane = Lane::new(recruit, self.rules.hang.after);
+                    self.lanes.insert(place, lane);
+                    self.version += 1;
                 }
                 Command::Leave { row, done } => {
-                    self.let_go(row);
+                    self.let_go(row, now)?;
                     drop(done);
                 }
+                Command::Rules { rules, done } => {
+                    self.go_by(rules);
+                    let _ = done.send(());
+                }
+                Command::Groups { groups, done } => {
+                    self.replace_groups(groups);
+                    let _ = done.send(());
+                }
+                Command::Ping { done } => _ = done.send(()),
+                Command::Freeze { done } => self.freezing = Some(done),
+                Command::Thaw => self.freezing = None,
                 Command::Stop { done } => self.stopping = Some(done),
                 Command::Abandon => self.abandoned = true,
             }
         }
-        self.refresh();
-    }
-
-    /// A worker is dead: what it had not claimed goes to others, and so does what waits where only
-    /// it, or a thread of it that was about to wake, would have accepted.
-    fn let_go(&mut self, row: usize) {
-        if let Some(i) = self.lanes.iter().position(|lane| lane.row.index() == row) {
-            let mut lane = self.lanes.remove(i);
-            self.roster += 1;
-            self.orphans.extend(lane.take_back());
-        }
-        self.refresh();
+        self.refresh(now);
         self.place_orphans();
-        if self.arm.mode() == Mode::Shared {
-            for group in 0..self.groups.len() {
-                // Errors here are those of epoll_ctl, which this mode does not use.
-                let _ = self.accept_from(Spot { group, place: None });
-            }
-        }
-    }
-
-    /// Has everything been handed over that ever will be?
-    fn is_finished(&self) -> bool {
-        self.abandoned
-            || self.stopping.is_some()
-                && (self.lanes.is_empty()
-                    || self.orphans.is_empty() && !self.lanes.iter().any(Lane::is_outstanding))
-    }
-
-    /// Puts into the epoll set what this thread has to accept from now: nothing while no worker is
-    /// ready, so that connections wait in the backlog and are not refused.
-    fn watch(&mut self) -> io::Result<()> {
-        if self
-            .resting_until
-            .is_some_and(|until| Instant::now() >= until)
-        {
-            self.resting_until = None;
-        }
-        let open = self.resting_until.is_none() && self.lanes.iter().any(Lane::has_room);
-        if (open, self.roster) == self.watched_for {
-            return Ok(());
-        }
-        self.watched_for = (open, self.roster);
-        let wanted = if open { self.wanted() } else { Vec::new() };
-        for spot in self.watched.drain(..) {
-            if let Some(listener) = spot.listener(&self.groups) {
-                self.epoll.delete(listener)?;
-            }
-        }
-        for spot in &wanted {
-            if let Some(listener) = spot.listener(&self.groups) {
-                self.epoll.add(listener, self.registration(*spot))?;
-            }
-        }
-        self.watched = wanted;
         Ok(())
     }
 
-    /// The shared listener where the mode has the master accept; and, in `reuseport`, the listener
-    /// of every seat that has no ready worker: what is queued there would be lost.
-    fn wanted(&self) -> Vec<Spot> {
-        if self.arm.mode() == Mode::Shared {
-            return Vec::new();
+    fn go_by(&mut self, rules: Rules) {
+        if (rules.arm, rules.prefixes) != (self.rules.arm, self.rules.prefixes) {
+            self.picker = Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes);
         }
-        let mut spots = Vec::new();
-        for (group, members) in self.groups.iter().enumerate() {
-            spots.push(Spot { group, place: None });
-            if self.arm.mode() == Mode::Reuseport {
-                let deserted =
-                    |place: &usize| !self.lanes.iter().any(|lane| lane.seat.place == *place);
-                let places = (0..members.seats()).filter(deserted);
-                spots.extend(places.map(|place| Spot {
-                    group,
-                    place: Some(place),
-                }));
+        if rules.hang.after != self.rules.hang.after {
+            for lane in &mut self.lanes {
+                lane.vigil = Vigil::new(rules.hang.after);
             }
         }
-        spots
+        self.rules = rules;
+        self.alert = Alert::default();
+        self.version += 1;
     }
 
-    fn registration(&self, spot: Spot) -> EpollEvent {
-        let exclusive = match self.arm.mode() {
-            Mode::Hybrid => EpollFlags::EPOLLEXCLUSIVE,
-            _ => EpollFlags::empty(),
-        };
-        EpollEvent::new(EpollFlags::EPOLLIN | exclusive, spot.event())
+    /// Listeners that are in both stay as they are.
+    fn replace_groups(&mut self, groups: Groups) {
+        // Out of the epoll set while they can still be named.
+        for spot in self
+            .watched
+            .accepted_from
+            .iter()
+            .chain(&self.watched.observed)
+        {
+            if let Some(listener) = spot.listener(&self.groups) {
+                let _ = self.epoll.delete(listener);
+            }
+        }
+        self.watched = Watched::default();
+        self.groups = groups;
+        self.version += 1;
+    }
+
+    /// Takes a worker off the list. What it had not claimed waits for another.
+    fn dismiss(&mut self, row: usize) {
+        if let Some(i) = self.lanes.iter().position(|lane| lane.row.index() == row) {
+            let mut lane = self.lanes.remove(i);
+            self.orphans.extend(lane.take_back());
+            self.version += 1;
+        }
+    }
+
+    /// A worker is dead or drains: what it had not claimed goes to others, and so does what waits where
+    /// only it, or a thread of it that was about to wake, would have accepted.
+    fn let_go(&mut self, row: usize, now: u64) -> io::Result<()> {
+        self.dismiss(row);
+        self.refresh(now);
+        self.place_orphans();
+        if self.rules.arm.mode() == Mode::Shared && !self.rules.paused {
+            self.take_over_shared()?;
+        }
+        Ok(())
+    }
+
+    /// Has everything been handed over that ever will be?
+    fn is_finished(&mut self) -> bool {
+        let settled = self.orphans.is_empty() && !self.lanes.iter().any(Lane::is_outstanding);
+        if settled && let Some(done) = self.freezing.take() {
+            let recruits = self.lanes.drain(..).map(Lane::into_recruit).collect();
+            // Nobody waits for it any more: then the lines close, and the workers end. The control
+            // runtime never drops what it awaits without having said so.
+            let _ = done.send(recruits);
+            return true;
+        }
+        self.abandoned || self.stopping.is_some() && (self.lanes.is_empty() || settled)
     }
 }
 

@@ -21,6 +21,7 @@ use super::connect::Socket;
 use crate::{
     proxy::request_body::RequestBody,
     scoreboard::{RowRef, count::add},
+    worker::Worker,
 };
 
 /// A connection to an endpoint, with the machine that speaks HTTP on it. Nobody else drives that
@@ -39,23 +40,31 @@ pub(crate) struct Link {
 /// Counts an open connection; dropping it counts the close.
 pub(crate) struct Open {
     row: RowRef,
-    endpoint: usize,
+    /// The endpoint's column of the scoreboard.
+    column: usize,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        add(&self.row.endpoints[self.endpoint].closed, 1);
+        add(&self.row.endpoints[self.column].closed, 1);
     }
 }
 
 impl Link {
-    pub(super) async fn new(socket: Socket, endpoint: usize, row: RowRef) -> io::Result<Box<Self>> {
+    pub(super) async fn new(
+        socket: Socket,
+        endpoint: usize,
+        worker: &Worker,
+    ) -> io::Result<Box<Self>> {
         let (sender, connection) = Builder::new()
             .handshake(TokioIo::new(socket))
             .await
             .map_err(io::Error::other)?;
-        add(&row.endpoints[endpoint].opened, 1);
-        let open = Open { row, endpoint };
+        let open = Open {
+            row: worker.row().clone(),
+            column: worker.endpoint_column(endpoint),
+        };
+        add(&open.row.endpoints[open.column].opened, 1);
         Ok(Box::new(Self {
             endpoint,
             idle_since: 0,

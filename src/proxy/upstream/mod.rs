@@ -124,7 +124,7 @@ impl Upstream {
             .await
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         match connected {
-            Ok(socket) => Link::new(socket, endpoint, self.worker.row().clone()).await,
+            Ok(socket) => Link::new(socket, endpoint, &self.worker).await,
             Err(error) => {
                 // If we are out of descriptors, the endpoint is not to blame.
                 if Fault::of_connecting(&error).is_upstreams() {
@@ -189,7 +189,7 @@ impl Upstream {
     }
 
     fn counters(&self, endpoint: usize) -> &scoreboard::Endpoint {
-        &self.worker.row().endpoints[endpoint]
+        &self.worker.row().endpoints[self.worker.endpoint_column(endpoint)]
     }
 
     /// Counts an answer of an endpoint, and whether its connection had served before.

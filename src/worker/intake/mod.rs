@@ -5,9 +5,9 @@ mod handed;
 mod own;
 mod shared;
 
-use std::{io, os::fd::OwnedFd, rc::Rc, sync::Arc};
+use std::{io, os::fd::OwnedFd, rc::Rc};
 
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::task::JoinHandle;
 
 use self::{
     handed::HandedDoor,
@@ -35,38 +35,51 @@ impl Drop for Hinge {
 
 /// All doors of one worker, open.
 pub(super) struct Intake<A> {
+    host: Host<A>,
     handed: (Rc<HandedDoor<A>>, JoinHandle<()>),
     own: Vec<(Rc<OwnDoor<A>>, JoinHandle<()>)>,
     shared: Option<SharedDoor>,
-    /// Told when the master's end of the hand-over line is closed.
-    orphaned: Arc<Notify>,
 }
 
 impl<A: Application> Intake<A> {
-    /// Opens the door for what the master hands over, always, and one for each of `listeners` where
-    /// the mode has workers accept by themselves.
-    pub(super) fn open(
-        host: &Host<A>,
-        inlet: Inlet,
-        arm: Arm,
-        listeners: Vec<(u8, OwnedFd)>,
-    ) -> io::Result<Self> {
-        let orphaned = Arc::new(Notify::new());
+    /// Opens the door for what the master hands over, which stays open in every mode.
+    pub(super) fn open(host: &Host<A>, inlet: Inlet) -> Self {
         let handed = Rc::new(HandedDoor::new(host.clone(), inlet));
         let running = tokio::task::spawn_local({
-            let (door, orphaned) = (handed.clone(), orphaned.clone());
+            let door = handed.clone();
             async move {
                 let _hinge = Hinge;
+                // It ends when the master has no more for this worker, which the master will say, or
+                // is gone, which the control line will show.
                 door.run().await;
-                orphaned.notify_one();
             }
         });
-        let (mut own, mut shared) = (Vec::new(), None);
+        Self {
+            host: host.clone(),
+            handed: (handed, running),
+            own: Vec::new(),
+            shared: None,
+        }
+    }
+
+    /// Closes the doors by which the worker accepts by itself, and opens those of `arm`: one for each
+    /// of `listeners`, where the mode has workers accept by themselves. What waits behind a door that
+    /// is closed is not lost: the master holds its listener too.
+    ///
+    /// # Errors
+    /// As `epoll_create(2)`, `epoll_ctl(2)` or for want of a thread.
+    pub(super) async fn reopen(
+        &mut self,
+        arm: Arm,
+        listeners: Vec<(u8, OwnedFd)>,
+    ) -> io::Result<()> {
+        self.close_own().await;
         match arm.mode() {
             Mode::Handoff => {}
+            _ if listeners.is_empty() => {}
             Mode::Reuseport => {
                 for (id, listener) in listeners {
-                    let door = Rc::new(OwnDoor::new(host.clone(), id, arm, listener)?);
+                    let door = Rc::new(OwnDoor::new(self.host.clone(), id, arm, listener)?);
                     let running = tokio::task::spawn_local({
                         let door = door.clone();
                         async move {
@@ -74,36 +87,30 @@ impl<A: Application> Intake<A> {
                             door.run().await;
                         }
                     });
-                    own.push((door, running));
+                    self.own.push((door, running));
                 }
             }
             Mode::Hybrid | Mode::Shared => {
-                shared = Some(SharedDoor::open(host.clone(), arm, listeners)?);
+                self.shared = Some(SharedDoor::open(self.host.clone(), arm, listeners)?);
             }
         }
-        Ok(Self {
-            handed: (handed, running),
-            own,
-            shared,
-            orphaned,
-        })
-    }
-
-    /// Waits until the master is gone.
-    pub(super) async fn closed(&self) {
-        self.orphaned.notified().await;
+        Ok(())
     }
 
     /// Closes every door, after a last look at what waits behind it: that is already ours.
-    pub(super) async fn close(self) {
-        let (door, running) = self.handed;
+    pub(super) async fn close(mut self) {
+        let (door, running) = &self.handed;
         running.abort();
         door.sweep();
-        for (door, running) in self.own {
+        self.close_own().await;
+    }
+
+    async fn close_own(&mut self) {
+        for (door, running) in self.own.drain(..) {
             running.abort();
             while let Swept::More = door.sweep() {}
         }
-        if let Some(door) = self.shared {
+        if let Some(door) = self.shared.take() {
             door.close().await;
         }
     }

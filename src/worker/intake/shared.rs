@@ -9,9 +9,9 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     sync::atomic::{
-        Ordering::{Acquire, Release, SeqCst},
+        Ordering::{Acquire, Relaxed, Release, SeqCst},
         fence,
     },
     thread,
@@ -28,7 +28,11 @@ use crate::{
     conn::Conn,
     dispatch::mode::{Arm, Mode},
     scoreboard::RowRef,
-    sys::{schedule::do_not_interrupt_others, socket::AcceptError},
+    sys::{
+        clock::monotonic_ns,
+        schedule::do_not_interrupt_others,
+        socket::{AcceptError, waiting},
+    },
     worker::{
         app::Application,
         rest::{Rest, may_accept},
@@ -39,6 +43,10 @@ use crate::{
 /// Connections accepted by the thread that the loop has not seen yet. Small: behind a loop that is
 /// busy or stuck the thread stops accepting, and the kernel gives the connections to others.
 const QUEUE: usize = 8;
+
+/// How long the loop may leave a connection unseen before the thread takes no more for it.
+const LAG_MS: u8 = 10;
+const LAG: u64 = LAG_MS as u64 * 1_000_000;
 
 /// The event that is no listener: somebody rang.
 const BELL: u64 = u64::MAX;
@@ -57,6 +65,7 @@ impl SharedDoor {
     ) -> io::Result<Self> {
         let (sender, mut queue) = mpsc::channel(QUEUE);
         let rest = host.rest().clone();
+        rest.prepare(arm.mode());
         let waiter = Waiter {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             listeners,
@@ -111,14 +120,29 @@ struct Waiter {
     queue: mpsc::Sender<Conn>,
 }
 
+/// Is the thread in the kernel's queue for connections, and if not, why?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stance {
+    /// It waits for a connection.
+    Waiting,
+    /// The worker has more than its share: it looks again when that changes.
+    Loaded,
+    /// The loop has not looked at what was taken for it: it looks again soon.
+    Behind,
+}
+
 impl Waiter {
     fn run(mut self, at_the_door: std::sync::mpsc::Sender<()>) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 16];
-        let mut waiting = self.wait_or_rest(false)?;
+        let mut stance = self.take_stance(None)?;
         drop(at_the_door);
         while !self.rest.stopping.load(Acquire) {
-            waiting = self.wait_or_rest(waiting)?;
-            let n = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            stance = self.take_stance(Some(stance))?;
+            let timeout = match stance {
+                Stance::Behind => EpollTimeout::from(LAG_MS),
+                Stance::Waiting | Stance::Loaded => EpollTimeout::NONE,
+            };
+            let n = match self.epoll.wait(&mut events, timeout) {
                 Ok(n) => n,
                 Err(nix::errno::Errno::EINTR) => continue,
                 Err(error) => return Err(error.into()),
@@ -130,36 +154,68 @@ impl Waiter {
                         if !self.accept_one(place as usize)? {
                             return Ok(());
                         }
+                        self.leave(place as usize)?;
+                        self.join(place as usize)?;
                     }
                 }
+            }
+        }
+        if stance == Stance::Waiting {
+            for place in 0..self.listeners.len() {
+                self.leave_for_good(place)?;
             }
         }
         Ok(())
     }
 
-    /// Joins or leaves the queue of those who wait for a connection. Says whether it waits now.
-    fn wait_or_rest(&mut self, waiting: bool) -> io::Result<bool> {
-        let mut open = true;
-        if self.arm.mode() == Mode::Hybrid {
-            open = may_accept(&self.row);
-            self.rest.resting.store(!open, Release);
-            if !open {
-                // The load may have moved before anybody saw the flag.
-                fence(SeqCst);
-                open = may_accept(&self.row);
-                self.rest.resting.store(!open, Release);
-            }
-        }
-        if open != waiting {
+    /// Joins or leaves the queue of those who wait for a connection.
+    fn take_stance(&mut self, before: Option<Stance>) -> io::Result<Stance> {
+        let stance = if self.loop_is_behind() {
+            Stance::Behind
+        } else if self.arm.mode() == Mode::Hybrid {
+            self.weigh()
+        } else {
+            Stance::Waiting
+        };
+        let was_waiting = before == Some(Stance::Waiting);
+        if (stance == Stance::Waiting) != was_waiting {
             for place in 0..self.listeners.len() {
-                if open {
-                    self.join(place)?
-                } else {
-                    self.leave(place)?
+                match stance {
+                    Stance::Waiting => self.join(place)?,
+                    Stance::Loaded => self.leave_for_good(place)?,
+                    // Whoever comes now would wait for this loop: better for another worker, or
+                    // for the master, which looks after connections that nobody takes.
+                    Stance::Behind => self.leave(place)?,
                 }
             }
         }
-        Ok(open)
+        Ok(stance)
+    }
+
+    /// Mode `hybrid`: has the worker its share already?
+    fn weigh(&self) -> Stance {
+        let mut open = may_accept(&self.row);
+        self.rest.resting.store(!open, Release);
+        if !open {
+            // The load may have moved before anybody saw the flag.
+            fence(SeqCst);
+            open = may_accept(&self.row);
+            self.rest.resting.store(!open, Release);
+        }
+        if open {
+            Stance::Waiting
+        } else {
+            Stance::Loaded
+        }
+    }
+
+    /// Is the loop stuck or busy, with a connection taken for it that it has not looked at? A loop that
+    /// waits will wake for it.
+    fn loop_is_behind(&self) -> bool {
+        let work = &self.row.work;
+        self.queue.capacity() < QUEUE
+            && work.parked.load(Relaxed) == 0
+            && monotonic_ns().saturating_sub(work.loop_entered.load(Relaxed)) > LAG
     }
 
     fn join(&self, place: usize) -> nix::Result<()> {
@@ -174,7 +230,17 @@ impl Waiter {
         self.epoll.delete(&self.listeners[place].1)
     }
 
-    /// Takes one connection and goes to the end of the queue. False: the loop is gone.
+    /// Leaves the queue, and takes the connection for which the kernel may just have woken this thread
+    /// and nobody else: the others would sleep on.
+    fn leave_for_good(&mut self, place: usize) -> io::Result<()> {
+        self.leave(place)?;
+        if waiting(self.listeners[place].1.as_fd())? > 0 {
+            self.accept_one(place)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one connection. False: the loop is gone.
     fn accept_one(&mut self, place: usize) -> io::Result<bool> {
         let (id, listener) = &self.listeners[place];
         match take(listener, &self.row, *id, self.arm) {
@@ -186,8 +252,6 @@ impl Waiter {
             Err(AcceptError::Exhausted) => thread::sleep(EXHAUSTED_REST),
             Err(AcceptError::Empty | AcceptError::Connection) => {}
         }
-        self.leave(place)?;
-        self.join(place)?;
         Ok(true)
     }
 }
