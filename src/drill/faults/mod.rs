@@ -1,0 +1,208 @@
+//! The faults, one file for each kind. Each injects one, waits until the cluster is as it should be
+//! again, and says what it found.
+
+mod hogs;
+mod kill;
+mod reload;
+mod restart;
+mod stop;
+mod switch;
+mod upgrade;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{self, Signal},
+    unistd::Pid,
+};
+
+use self::upgrade::Binaries;
+pub(super) use self::{
+    reload::{Files, take_up},
+    switch::verb,
+};
+use super::{
+    cluster::{Subject, processes},
+    random::Random,
+    traffic::Tallies,
+};
+use crate::{
+    control::{WorkerReport, WorkersReport},
+    dispatch::mode::Arm,
+    error::{Error, Result},
+};
+
+/// One thing to do to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Step {
+    /// Kill a worker.
+    Kill,
+    /// Stop a worker for a while.
+    Stop,
+    /// Do nothing for this long, beside a busy machine.
+    Healthy(Duration),
+    /// Replace all workers.
+    Restart,
+    /// Reload, a good configuration: the file as it is in a cluster of somebody else's.
+    Reload,
+    /// Reload, a configuration that is broken in this way.
+    BrokenReload(usize),
+    /// Upgrade to the same binary.
+    Upgrade,
+    /// Upgrade to a binary that is bad in this way.
+    BadUpgrade(usize),
+    /// Switch to this arm.
+    Switch(Arm),
+}
+
+/// Where faults are injected.
+pub(super) struct Site<'a> {
+    pub(super) subject: &'a Subject,
+    pub(super) tallies: &'a Tallies,
+    pub(super) random: &'a mut Random,
+    /// When the drill began.
+    pub(super) clock: Instant,
+    /// The configuration file of the drill's own cluster.
+    pub(super) files: Option<&'a mut Files>,
+}
+
+/// What came of a fault.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// What was done.
+    pub(super) fault: String,
+    /// What was counted.
+    pub(super) facts: BTreeMap<&'static str, u64>,
+    /// What went otherwise than it should.
+    pub(super) broken: Vec<String>,
+}
+
+impl Findings {
+    fn of(fault: impl Into<String>) -> Self {
+        Self {
+            fault: fault.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Notes `what` unless `held`.
+    fn hold(&mut self, held: bool, what: impl FnOnce() -> String) {
+        if !held {
+            self.broken.push(what());
+        }
+    }
+}
+
+impl Site<'_> {
+    fn now(&self) -> f64 {
+        self.clock.elapsed().as_secs_f64()
+    }
+
+    /// Any worker that is ready.
+    async fn any_worker(&mut self) -> Result<WorkerReport> {
+        let report = self.subject.workers().await?;
+        let mut ready: Vec<&WorkerReport> = processes(&report)
+            .filter(|worker| worker.state == "ready")
+            .collect();
+        if ready.is_empty() {
+            return Err(Error::failed("no worker is ready"));
+        }
+        let chosen = self.random.below(ready.len());
+        Ok(ready.swap_remove(chosen).clone())
+    }
+}
+
+/// Does it, and waits until the cluster is as it should be again.
+///
+/// # Errors
+/// The cluster does not answer, or does not recover: no further fault would show anything.
+pub(super) async fn inject(step: Step, site: &mut Site<'_>) -> Result<Findings> {
+    match step {
+        Step::Kill => kill::inject(site).await,
+        Step::Stop => stop::inject(site).await,
+        Step::Healthy(time) => hogs::inject(site, time).await,
+        Step::Restart => restart::inject(site).await,
+        Step::Reload => reload::good(site).await,
+        Step::BrokenReload(way) => reload::broken(site, way).await,
+        Step::Upgrade => upgrade::good(site).await,
+        Step::BadUpgrade(way) => upgrade::bad(site, &Binaries::make()?, way).await,
+        Step::Switch(arm) => switch::inject(site, arm).await,
+    }
+}
+
+/// How many ways there are to break a configuration.
+pub(super) const BROKEN_RELOADS: usize = reload::WAYS.len();
+/// How many ways there are to be a bad binary.
+pub(super) const BAD_UPGRADES: usize = upgrade::WAYS.len();
+
+/// Sends `signal` to a worker.
+fn send(worker: &WorkerReport, signal: Signal) -> Result<()> {
+    let pid = worker.pid.unwrap_or_default();
+    // 0 would be everybody in our process group.
+    let sent = match pid {
+        1.. => signal::kill(Pid::from_raw(pid), signal),
+        _ => Err(nix::errno::Errno::ESRCH),
+    };
+    sent.map_err(|errno| {
+        let what = format!(
+            "cannot send {signal} to worker {} (pid {pid})",
+            worker.worker
+        );
+        Error::runtime(what, errno.into())
+    })
+}
+
+/// What is in `report` of `worker`'s seat.
+fn seat_of<'a>(report: &'a WorkersReport, worker: &WorkerReport) -> Option<&'a WorkerReport> {
+    report.workers.iter().find(|w| w.worker == worker.worker)
+}
+
+/// What must not change when something is refused.
+#[derive(Debug, PartialEq)]
+struct Standing {
+    arm: String,
+    workers: Vec<(String, Option<i32>, u64)>,
+}
+
+impl Standing {
+    fn of(report: &WorkersReport) -> Self {
+        let who = |w: &WorkerReport| (w.worker.clone(), w.pid, w.generation);
+        Self {
+            arm: format!("{}/{}", report.mode, report.policy),
+            // The master's own seat stays whatever happens.
+            workers: processes(report).map(who).collect(),
+        }
+    }
+
+    /// Workers of `before` that are here still.
+    fn left_of(&self, before: &Self) -> usize {
+        let pids = before.workers.iter().filter_map(|(_, pid, _)| *pid);
+        pids.filter(|pid| self.workers.iter().any(|(_, now, _)| *now == Some(*pid)))
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_stayed_or_changed_is_noticed() {
+        let standing = |pids: [i32; 2]| Standing {
+            arm: "handoff/least-loaded".into(),
+            workers: pids
+                .iter()
+                .enumerate()
+                .map(|(i, pid)| (i.to_string(), Some(*pid), 1))
+                .collect(),
+        };
+        let before = standing([10, 11]);
+        assert_eq!(standing([12, 13]).left_of(&before), 0);
+        assert_eq!(standing([12, 11]).left_of(&before), 1);
+        assert_eq!(standing([10, 11]), before);
+        assert_ne!(standing([10, 12]), before);
+    }
+}
