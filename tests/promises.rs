@@ -3,8 +3,10 @@
 //! | room | promises about |
 //! | --- | --- |
 //! | `basics` | starting, being told nonsense, stopping, the admin interface |
+//! | `configuration` | the configuration file and `check` |
 //! | `dispatch` | every mode and policy: who gets which connection |
 //! | `deaths` | what happens to connections when processes die |
+//! | `environment` | systemd, containers, users: whoever starts it |
 //! | `proxying` | what the upstream and the client get to see |
 //! | `bodies` | large, slow and broken bodies, time-outs |
 //! | `tunnels` | WebSocket and other upgrades |
@@ -15,10 +17,16 @@ mod harness;
 mod basics;
 #[path = "promises/bodies.rs"]
 mod bodies;
+#[path = "promises/configuration.rs"]
+mod configuration;
+#[path = "promises/control.rs"]
+mod control;
 #[path = "promises/deaths.rs"]
 mod deaths;
 #[path = "promises/dispatch.rs"]
 mod dispatch;
+#[path = "promises/environment.rs"]
+mod environment;
 #[path = "promises/proxying.rs"]
 mod proxying;
 #[path = "promises/tunnels.rs"]

@@ -204,10 +204,11 @@ impl Pointsman {
 impl Drop for Pointsman {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-            // Twice: a test that failed may have left connections open.
-            self.signal(nix::sys::signal::Signal::SIGTERM);
-            self.signal(nix::sys::signal::Signal::SIGTERM);
-            let _ = self.child.wait();
+            // Again and again: a test that failed may have left connections open.
+            until("pointsman ends", || {
+                self.signal(nix::sys::signal::Signal::SIGTERM);
+                self.child.try_wait().ok().flatten()
+            });
         }
         if thread::panicking() {
             eprintln!("--- pointsman's log:\n{}---", self.log());
@@ -218,6 +219,7 @@ impl Drop for Pointsman {
 /// Sends a signal to a process.
 #[track_caller]
 pub fn kill(pid: i32, signal: nix::sys::signal::Signal) {
+    assert!(pid > 1, "there is no such worker now");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("the process exists");
 }
 

@@ -154,10 +154,10 @@ fn what_cannot_be_is_refused_in_one_line_that_names_the_culprit() {
 }
 
 #[test]
-fn nine_listeners_are_one_too_many() {
+fn seventeen_listeners_are_one_too_many() {
     let mut arguments = vec!["--upstream", "http://127.0.0.1:9"];
-    arguments.extend(["--listen", "127.0.0.1:0"].repeat(9));
-    refused(&arguments, 2, &["9 addresses"]);
+    arguments.extend(["--listen", "127.0.0.1:0"].repeat(17));
+    refused(&arguments, 2, &["17 addresses"]);
 }
 
 #[test]
