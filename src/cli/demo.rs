@@ -332,6 +332,11 @@ pub(super) fn invitation(ready: &Ready) -> String {
              \n    http://{admin}/workers                  what each worker does now"
         ));
     }
+    if ready.control.is_some() {
+        lines.push_str(
+            "\n    pointsman ctl status                         what it does now; ctl --help for what it can be told",
+        );
+    }
     lines.push_str("\n\nCtrl-C ends it.");
     lines
 }
