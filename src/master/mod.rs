@@ -6,12 +6,15 @@
 
 mod admin;
 mod backoff;
+mod birth;
 mod control;
 mod dispatcher;
+mod doors;
 mod notify;
 mod operations;
 mod process;
 mod reports;
+mod stop;
 mod supervisor;
 
 use std::{

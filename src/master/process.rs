@@ -1,6 +1,8 @@
 //! A worker process as the supervisor holds it, and the tasks that watch it.
 
 use std::{
+    io,
+    path::PathBuf,
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
@@ -9,12 +11,12 @@ use std::{
 use nix::sys::signal::Signal;
 use tokio::{
     io::unix::AsyncFd,
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{JoinHandle, spawn_local},
     time::sleep,
 };
 
-use super::operations::Leap;
+use super::dispatcher::Recruit;
 use crate::{
     channel::{Control, Outlet, ToMaster},
     notice,
@@ -47,6 +49,15 @@ pub(super) enum Event {
     Respawn { seat: Seat },
     /// The master is to become another binary, when nothing else is left to act on.
     Leap(Box<Leap>),
+}
+
+/// The last step of an upgrade: all is ready for it.
+#[derive(Debug)]
+pub(super) struct Leap {
+    pub(super) path: PathBuf,
+    pub(super) recruits: Vec<Recruit>,
+    /// Told why not, with the lines.
+    pub(super) failed: oneshot::Sender<(io::Error, Vec<Recruit>)>,
 }
 
 /// A worker process.

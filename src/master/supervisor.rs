@@ -1,21 +1,11 @@
-//! The supervisor: spawns workers, waits until they are ready, reaps and replaces them, and ends
-//! them in the right order. What it does at somebody's request is in `operations`.
+//! The supervisor: what there is, and what to do about what happens. Workers are born in `birth`, told
+//! where to accept in `doors`, and ended in `stop`; what is done at somebody's request is in `operations`.
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
-    io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::process::CommandExt,
-    },
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
-    process::Command,
     rc::Rc,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
@@ -30,37 +20,24 @@ use super::{
     backoff::Backoff,
     dispatcher::{DispatcherHandle, Recruit, Report, Rules},
     notify::Notifier,
-    process::{Birth, Event, Process, core_for, reason},
+    process::{Birth, Event, Process, reason},
 };
 use crate::{
-    channel::{Control, Doors, Inheritance, ToWorker, handover_line},
     config::{Listen, Settings},
     control::{Asked, Verb, path::Bound},
-    dispatch::mode::Mode,
     error::{Error, Result},
     listener::Groups,
     notice,
     scoreboard::{Scoreboard, State},
     status::{Seat, Status},
-    sys::{
-        child::{Child, Exit},
-        clock::monotonic_ns,
-        fdpass,
-        readiness::watch_child,
-    },
+    sys::{child::Exit, clock::monotonic_ns},
     worker::EXIT_UNFIT,
 };
 
-/// How long the dispatcher may take to see everything claimed when stopping.
-const HANDOVER_DEADLINE: Duration = Duration::from_secs(2);
-/// How long connections have to finish after a second signal to stop.
-const HURRY: Duration = Duration::from_secs(1);
 /// How long the dispatcher may take to say that it is there.
 const PING_DEADLINE: Duration = Duration::from_secs(1);
-/// How long connections that are being established get to arrive when stopping.
-const LAST_ARRIVALS: Duration = Duration::from_millis(50);
 /// How long a worker's control line may be full before the worker is left to hear later.
-const TELL_DEADLINE: Duration = Duration::from_millis(200);
+pub(super) const TELL_DEADLINE: Duration = Duration::from_millis(200);
 
 /// What belongs to the control runtime. Shared between its tasks; no borrow is held across an await.
 pub(super) struct Supervisor {
@@ -109,7 +86,7 @@ pub(super) struct Inbox {
 }
 
 /// The signals that the master acts on.
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     quit: Signal,
@@ -142,7 +119,7 @@ impl Signals {
     }
 
     /// Waits until a signal asks to stop.
-    async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         while self.next().await.0 != Verb::Stop {}
     }
 }
@@ -162,34 +139,8 @@ impl Cluster {
     }
 
     /// The process in a row of the scoreboard.
-    fn in_row(&self, row: usize) -> Option<&Process> {
+    pub(super) fn in_row(&self, row: usize) -> Option<&Process> {
         self.processes.values().find(|p| p.row.index() == row)
-    }
-
-    /// What a worker in `seat` is to accept from by itself, and under what name.
-    fn doors(&self, seat: Seat) -> (Doors, Vec<io::Result<OwnedFd>>) {
-        let arm = self.rules.arm;
-        let (listeners, descriptors) = self
-            .groups
-            .iter()
-            .enumerate()
-            .filter(|_| !self.rules.paused)
-            .filter_map(|(number, group)| {
-                let group = group.as_ref().filter(|group| !group.is_closing())?;
-                let listener = match arm.mode() {
-                    Mode::Handoff => None,
-                    Mode::Hybrid | Mode::Shared => Some(group.shared()),
-                    Mode::Reuseport => group.own(seat.place),
-                };
-                listener.map(|l| (number as u8, l.try_clone_to_owned()))
-            })
-            .unzip();
-        let doors = Doors {
-            epoch: self.epoch,
-            arm,
-            listeners,
-        };
-        (doors, descriptors)
     }
 }
 
@@ -302,152 +253,6 @@ impl Supervisor {
             }
             changed.await;
         }
-    }
-
-    /// Makes everything that a worker in `seat` is born with, and leaves it in the returned control
-    /// line's pipe before the worker exists.
-    async fn prepare(&self, seat: Seat) -> io::Result<(Process, OwnedFd)> {
-        let (generation, columns) = {
-            let (mut status, state) = (self.status.lock(), self.state.borrow());
-            let names = &state.settings.endpoints;
-            let columns = names
-                .iter()
-                .filter_map(|name| status.endpoint_column(name))
-                .collect();
-            let seat = status.seats.entry(seat.number).or_default();
-            seat.generation += 1;
-            (seat.generation, columns)
-        };
-        let row = self
-            .board
-            .occupy(seat.number, generation)
-            .ok_or_else(|| io::Error::other("too many earlier workers still drain"))?;
-        let made = async {
-            let (ours, theirs) = fdpass::pair()?;
-            let control = Rc::new(Control::new(ours)?);
-            let (outlet, inlet) = handover_line()?;
-            let (inheritance, listeners) = {
-                let state = self.state.borrow();
-                let config = &state.settings.cluster;
-                let (doors, listeners) = state.doors(seat);
-                let core = config.pin_cpus.then(|| core_for(seat.place)).flatten();
-                let inheritance = Inheritance {
-                    seat: seat.number,
-                    generation,
-                    row: row.index(),
-                    core,
-                    doors,
-                    timeouts: config.timeouts,
-                    drain_timeout: config.drain_timeout,
-                    endpoints: columns,
-                    application: state.settings.application.clone(),
-                };
-                (inheritance, listeners)
-            };
-            let listeners = listeners.into_iter().collect::<io::Result<Vec<_>>>()?;
-            let epoch = inheritance.doors.epoch;
-            let mut descriptors = vec![self.board.as_fd(), inlet.as_fd()];
-            descriptors.extend(listeners.iter().map(AsFd::as_fd));
-            control
-                .send(&ToWorker::Inheritance(inheritance), &descriptors)
-                .await?;
-            Ok((control, outlet, theirs, epoch))
-        };
-        match made.await {
-            Ok((control, outlet, theirs, epoch)) => {
-                let birth = {
-                    let mut state = self.state.borrow_mut();
-                    state.births += 1;
-                    state.births
-                };
-                let process = Process {
-                    birth,
-                    seat,
-                    row,
-                    born: Instant::now(),
-                    control,
-                    outlet: Some(outlet),
-                    told: Some(epoch),
-                    opened: epoch,
-                    killed_for: None,
-                    child: None,
-                    watch: Vec::new(),
-                };
-                Ok((process, theirs))
-            }
-            Err(error) => {
-                row.retire();
-                Err(error)
-            }
-        }
-    }
-
-    /// Starts a worker process in `seat`: this same program, run again.
-    pub(super) async fn spawn(&self, seat: Seat) -> Result<Birth> {
-        let failed = |error| Error::runtime(format!("cannot start worker {}", seat.number), error);
-        let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
-        let mut arguments = std::env::args_os();
-        // Shown by ps, so that an operator can tell the workers from the master.
-        let mut name = arguments.next().unwrap_or_default();
-        name.push(format!(" [worker {}]", seat.number));
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0(name).args(arguments);
-        let spawned = Child::spawn(command, line)
-            .and_then(watch_child)
-            .map(Rc::new);
-        let child = match spawned {
-            Ok(child) => child,
-            Err(error) => {
-                process.row.clone().retire();
-                return Err(failed(error));
-            }
-        };
-        let pid = child.get_ref().pid();
-        self.install(&mut process, pid);
-        process.adopt(child, &self.events, &self.status);
-        let birth = process.birth;
-        self.state.borrow_mut().processes.insert(birth, process);
-        Ok(birth)
-    }
-
-    /// Makes a thread of the master one more worker.
-    async fn serve_in_master(&self, seat: Seat, serve_here: ServeHere) -> Result<()> {
-        let failed = |error| Error::runtime("cannot serve in the master", error);
-        let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
-        let pid = std::process::id() as i32;
-        self.install(&mut process, pid);
-        let (events, birth) = (self.events.clone(), process.birth);
-        let status = self.status.clone();
-        thread::Builder::new()
-            .name("master-serves".into())
-            .spawn(move || {
-                let served = catch_unwind(AssertUnwindSafe(|| serve_here(line)));
-                let exit = match served {
-                    Ok(Ok(())) => Exit::Code(0),
-                    Ok(Err(error)) => {
-                        notice(format_args!("the master no longer serves: {error}"));
-                        Exit::Code(1)
-                    }
-                    Err(_) => {
-                        notice(format_args!("the master no longer serves: it panicked"));
-                        Exit::Code(1)
-                    }
-                };
-                status.lock().vacate(seat, pid, Duration::ZERO);
-                let _ = events.send(Event::Ended { birth, exit });
-            })
-            .map_err(failed)?;
-        self.state.borrow_mut().processes.insert(birth, process);
-        Ok(())
-    }
-
-    fn install(&self, process: &mut Process, pid: i32) {
-        process.row.birth.pid.store(pid as u64, Relaxed);
-        let mut status = self.status.lock();
-        let seat = status.seats.entry(process.seat.number).or_default();
-        seat.pids.push(pid);
-        seat.respawn_at = None;
-        process.listen(&self.events);
     }
 
     /// An unfit worker ends the start; later it only costs its seat.
@@ -566,88 +371,6 @@ impl Supervisor {
         self.steer();
     }
 
-    /// Tells every worker where to accept from now on, and waits until those that can have done so.
-    /// Who is stuck hears it when it moves.
-    pub(super) async fn open_doors(&self) {
-        let (epoch, births) = {
-            let mut state = self.state.borrow_mut();
-            state.epoch += 1;
-            let alive = state.processes.values().filter(|p| !p.drains());
-            let births: Vec<_> = alive.map(|p| p.birth).collect();
-            (state.epoch, births)
-        };
-        for birth in births {
-            self.tell_doors(birth).await;
-        }
-        let opened = self.until(|state| {
-            let behind = |p: &Process| p.row.state() == State::Ready && p.opened < epoch;
-            (!state.processes.values().any(behind)).then_some(())
-        });
-        let _ = timeout(Duration::from_secs(1), opened).await;
-    }
-
-    /// Tells one worker where to accept. A line that stays full belongs to a worker that is stuck.
-    async fn tell_doors(&self, birth: Birth) {
-        let (doors, listeners, control) = {
-            let state = self.state.borrow();
-            let Some(process) = state.processes.get(&birth).filter(|p| !p.drains()) else {
-                return;
-            };
-            let (doors, listeners) = state.doors(process.seat);
-            (doors, listeners, process.control.clone())
-        };
-        let epoch = doors.epoch;
-        let told = match listeners.into_iter().collect::<io::Result<Vec<_>>>() {
-            Ok(listeners) => {
-                let descriptors: Vec<_> = listeners.iter().map(AsFd::as_fd).collect();
-                let doors = ToWorker::Doors(doors);
-                let sent = control.send(&doors, &descriptors);
-                timeout(TELL_DEADLINE, sent)
-                    .await
-                    .is_ok_and(|sent| sent.is_ok())
-            }
-            Err(_) => false,
-        };
-        if let Some(process) = self.state.borrow_mut().processes.get_mut(&birth) {
-            process.told = told.then_some(epoch);
-        }
-    }
-
-    /// Drains one worker: it leaves the set, what it has not claimed goes to others, and only then
-    /// is it told. If it takes too long it is killed. Its end fills the seat again, unless a successor
-    /// is there.
-    pub(super) async fn drain(&self, birth: Birth) {
-        let (row, dispatcher) = {
-            let state = self.state.borrow();
-            let Some(process) = state.processes.get(&birth) else {
-                return;
-            };
-            if process.drains() {
-                return;
-            }
-            process.row.set_state(State::Draining);
-            (process.row.index(), state.dispatcher.clone())
-        };
-        self.steer();
-        dispatcher.leave(row).await;
-        let (control, limit) = {
-            let state = self.state.borrow();
-            let Some(process) = state.processes.get(&birth) else {
-                return;
-            };
-            (
-                process.control.clone(),
-                state.settings.cluster.drain_timeout,
-            )
-        };
-        // A worker that is gone needs no telling, and one that is stuck will not hear.
-        let _ = timeout(TELL_DEADLINE, control.send(&ToWorker::Drain, &[])).await;
-        if let Some(process) = self.state.borrow_mut().processes.get_mut(&birth) {
-            process.must_end_within(limit);
-        }
-        self.changed.notify_waiters();
-    }
-
     /// A worker is dead. First nothing new goes its way, then what it had not claimed goes to
     /// others, then its counters are kept, and only then is its seat filled again.
     async fn bury(&self, birth: Birth, exit: Exit) -> Result<()> {
@@ -764,140 +487,5 @@ impl Supervisor {
     pub(super) fn end_of(state: &Cluster, seat: Seat, birth: Birth) -> Option<Exit> {
         let (latest, exit) = state.last_ends.get(&seat.number)?;
         (*latest == birth).then_some(*exit)
-    }
-
-    /// Points every group's program at the seats whose workers are ready.
-    pub(super) fn steer(&self) {
-        let state = self.state.borrow();
-        for group in state.groups.iter().flatten() {
-            let ready = state
-                .processes
-                .values()
-                .filter(|p| p.row.state() == State::Ready && !state.rules.paused);
-            let mut places: Vec<usize> = ready.map(|p| p.seat.place).collect();
-            places.sort_unstable();
-            places.dedup();
-            if let Err(error) = group.steer(state.rules.arm, places.into_iter()) {
-                notice(format_args!("cannot steer {}: {error}", group.address()));
-            }
-        }
-    }
-
-    /// Ends everything in order: take what has arrived, listen no more, let the workers finish.
-    async fn stop(&self, inbox: &mut Inbox) {
-        let limit = self.state.borrow().settings.cluster.drain_timeout;
-        let begun = Instant::now();
-        let open: u64 = {
-            let state = self.state.borrow();
-            state.processes.values().map(|p| p.row.open()).sum()
-        };
-        if open > 0 {
-            notice(format_args!(
-                "stopping: {open} open connections have up to {} s to finish",
-                limit.as_secs_f64()
-            ));
-        }
-        self.status.lock().stopping = true;
-        {
-            let state = self.state.borrow();
-            state
-                .groups
-                .iter()
-                .flatten()
-                .for_each(|group| group.close());
-            let until = monotonic_ns() + limit.as_nanos() as u64;
-            for process in state.processes.values() {
-                process.row.set_state(State::Draining);
-                process.row.birth.drain_until.store(until, Relaxed);
-            }
-        }
-        self.steer();
-        sleep(LAST_ARRIVALS.min(limit / 4)).await;
-        self.hand_over_the_rest(inbox, limit.min(HANDOVER_DEADLINE))
-            .await;
-        let controls: Vec<_> = {
-            let mut state = self.state.borrow_mut();
-            state.groups = Arc::from([]);
-            state
-                .processes
-                .values()
-                .map(|p| p.control.clone())
-                .collect()
-        };
-        for control in controls {
-            // A worker that is gone needs no telling.
-            let _ = timeout(TELL_DEADLINE, control.send(&ToWorker::Drain, &[])).await;
-        }
-        while !self.state.borrow().processes.is_empty() {
-            let left = limit.saturating_sub(begun.elapsed());
-            match timeout(left, inbox.events.recv()).await {
-                Ok(Some(Event::Ended { birth, .. })) => {
-                    let ended = self.state.borrow_mut().processes.remove(&birth);
-                    if let Some(process) = ended {
-                        process.row.clone().retire();
-                    }
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => return,
-                Err(_) => {
-                    let cut: u64 = {
-                        let state = self.state.borrow();
-                        state.processes.values().map(|p| p.row.open()).sum()
-                    };
-                    notice(format_args!(
-                        "drain deadline of {} s passed: cutting {cut} connections",
-                        limit.as_secs_f64()
-                    ));
-                    return self.kill_all();
-                }
-            }
-        }
-    }
-
-    /// Lets the dispatcher accept and hand over what has arrived, and end. A worker that does not
-    /// claim must not keep the others from hearing that it is over: after `limit` it ends anyway.
-    async fn hand_over_the_rest(&self, inbox: &mut Inbox, limit: Duration) {
-        let dispatcher = self.state.borrow().dispatcher.clone();
-        let mut stopped = pin!(dispatcher.stop());
-        let mut out_of_time = pin!(sleep(limit));
-        loop {
-            tokio::select! {
-                () = &mut stopped => return,
-                () = &mut out_of_time => return dispatcher.abandon(),
-                Some(event) = inbox.events.recv() => {
-                    // What a worker that dies now has not claimed still goes to another.
-                    if let Event::Ended { birth, .. } = event {
-                        let ended = self.state.borrow_mut().processes.remove(&birth);
-                        if let Some(process) = ended {
-                            dispatcher.leave(process.row.index()).await;
-                            process.row.clone().retire();
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Returns when the rest is to be cut off: some time after a second signal to stop, or at once after
-    /// a third.
-    async fn hurry(&self, signals: &mut Signals) {
-        signals.stop().await;
-        let open: u64 = {
-            let state = self.state.borrow();
-            state.processes.values().map(|p| p.row.open()).sum()
-        };
-        notice(format_args!(
-            "stopping faster: {open} open connections have {} s to finish",
-            HURRY.as_secs_f64()
-        ));
-        let _ = timeout(HURRY, signals.stop()).await;
-    }
-
-    fn kill_all(&self) {
-        self.state
-            .borrow()
-            .processes
-            .values()
-            .for_each(Process::kill);
     }
 }

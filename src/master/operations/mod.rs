@@ -11,7 +11,7 @@ use std::{rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::{sync::mpsc::UnboundedSender, task::spawn_local, time::timeout};
 
-pub(super) use self::upgrade::{Leap, ResumedProcesses, companions, examine, resume};
+pub(super) use self::upgrade::{ResumedProcesses, companions, examine, resume};
 use super::supervisor::Supervisor;
 use crate::{
     control::{Asked, Line, Verb},

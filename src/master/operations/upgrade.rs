@@ -38,7 +38,7 @@ use crate::{
     master::{
         Admin, Holdings, Hooks,
         dispatcher::{self, Recruit, Rules},
-        process::{Birth, Event, Process},
+        process::{Birth, Event, Leap, Process},
         supervisor::Supervisor,
     },
     notice,
@@ -109,14 +109,6 @@ struct CarriedProcess {
     told: Option<u64>,
     opened: u64,
     killed_for: Option<String>,
-}
-
-/// The last step of an upgrade: all is ready for it.
-#[derive(Debug)]
-pub(in crate::master) struct Leap {
-    path: PathBuf,
-    recruits: Vec<Recruit>,
-    failed: oneshot::Sender<(io::Error, Vec<Recruit>)>,
 }
 
 /// Collects descriptors and says where each is.
