@@ -29,6 +29,8 @@
 //!
 //! `ARCHITECTURE.md` follows a connection through them.
 
+use std::sync::atomic::AtomicU64;
+
 #[doc(hidden)]
 pub mod sys;
 
@@ -82,10 +84,31 @@ pub use self::{
     worker::{Application, Peer, Worker},
 };
 
-/// Tells the operator, on standard error. Never fails and never panics: a closed log must not end a
-/// process that serves.
+/// Tells the operator, on standard error. Never waits, never fails and never panics: a log that is
+/// closed, or that nobody reads, must not hold up a process that serves. What does not fit is counted.
 fn notice(message: std::fmt::Arguments<'_>) {
     use std::io::Write;
-    // One write per line, so that lines of several processes do not mix.
-    let _ = std::io::stderr().write_all(format!("pointsman: {message}\n").as_bytes());
+    use std::sync::atomic::Ordering::Relaxed;
+    // What a pipe that can be written to takes in one piece, so that lines of several processes do not
+    // mix (PIPE_BUF, pipe(7)).
+    const ROOM: usize = 4096;
+    let mut line = match LINES_DROPPED.swap(0, Relaxed) {
+        0 => format!("pointsman: {message}"),
+        dropped => format!("pointsman: ({dropped} lines before this were lost) {message}"),
+    };
+    while line.len() >= ROOM {
+        line.pop();
+    }
+    line.push('\n');
+    let written = sys::readiness::is_writable_now(std::io::stderr())
+        && std::io::stderr().write_all(line.as_bytes()).is_ok();
+    if !written {
+        LINES_DROPPED.fetch_add(1, Relaxed);
+        ALL_LINES_DROPPED.fetch_add(1, Relaxed);
+    }
 }
+
+/// Lines that could not be written since the last one that was.
+static LINES_DROPPED: AtomicU64 = AtomicU64::new(0);
+/// All that could not be written, by this process.
+static ALL_LINES_DROPPED: AtomicU64 = AtomicU64::new(0);

@@ -24,7 +24,11 @@ use crate::{
     demo,
     error::{Error, Result},
     master::Companions,
-    sys::{child::Child, fdpass, readiness::watch},
+    sys::{
+        child::{Child, hold_signals},
+        fdpass,
+        readiness::watch,
+    },
 };
 
 /// Run one demo upstream: an ordinary HTTP app with /, /slow?ms=, /bytes?n=, /echo, /hash, /headers,
@@ -243,6 +247,7 @@ impl Keeper {
         let thread = thread::Builder::new().name(name.clone()).spawn({
             let (name, listener, state) = (name.clone(), listener.clone(), state.clone());
             move || {
+                hold_signals();
                 loop {
                     let exit = process.wait();
                     if lock(&state).stopping {

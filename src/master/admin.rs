@@ -20,6 +20,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::resource::{Resource, getrlimit};
 use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
 use serde::Serialize;
 use tokio::{
@@ -35,8 +36,14 @@ use crate::{
     status::Status,
 };
 
-/// Connections answered at once; more wait in the backlog.
+/// Connections answered at once; more wait in the backlog. Fewer where descriptors are few: whoever
+/// looks on must not keep the cluster from working.
 const MAX_CONNECTIONS: usize = 64;
+
+fn connections_at_once() -> usize {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    (limit as usize / 16).clamp(4, MAX_CONNECTIONS)
+}
 
 /// The admin interface: a listener, and whoever answers there.
 #[derive(Debug)]
@@ -119,7 +126,7 @@ impl Admin {
 }
 
 async fn accept(listener: tokio::net::TcpListener, status: Status, registry: Registry) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(connections_at_once()));
     loop {
         // One that is refused stays in the backlog, and holds no descriptor of the master's.
         let Ok(place) = places.clone().acquire_owned().await else {

@@ -60,6 +60,13 @@ pub(super) struct Leap {
     pub(super) failed: oneshot::Sender<(io::Error, Vec<Recruit>)>,
 }
 
+impl Leap {
+    /// Not now.
+    pub(super) fn refuse(self, error: io::Error) {
+        let _ = self.failed.send((error, self.recruits));
+    }
+}
+
 /// A worker process.
 pub(super) struct Process {
     pub(super) birth: Birth,

@@ -4,6 +4,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, HashMap},
+    io,
     rc::Rc,
     time::Duration,
 };
@@ -20,7 +21,7 @@ use super::{
     backoff::Backoff,
     dispatcher::{DispatcherHandle, Recruit, Report, Rules},
     notify::Notifier,
-    process::{Birth, Event, Process, reason},
+    process::{Birth, Event, Leap, Process, reason},
 };
 use crate::{
     config::{Listen, Settings},
@@ -30,12 +31,17 @@ use crate::{
     notice,
     scoreboard::{Scoreboard, State},
     status::{Seat, Status},
-    sys::{child::Exit, clock::monotonic_ns},
+    sys::{
+        child::{Exit, admit_signals, hold_signals},
+        clock::monotonic_ns,
+    },
     worker::EXIT_UNFIT,
 };
 
 /// How long the dispatcher may take to say that it is there.
 const PING_DEADLINE: Duration = Duration::from_secs(1);
+/// How long a signal may be on its way from the kernel to whoever acts on it.
+const LAST_SIGNALS: Duration = Duration::from_millis(2);
 /// How long a worker's control line may be full before the worker is left to hear later.
 pub(super) const TELL_DEADLINE: Duration = Duration::from_millis(200);
 
@@ -155,7 +161,7 @@ impl Supervisor {
     ) -> Result<()> {
         let mut signals = Signals::listen()?;
         // An upgrade holds them back until somebody listens.
-        crate::sys::child::admit_signals();
+        admit_signals();
         if !self.status.lock().started {
             for number in 0..ready.workers {
                 let seat = self.state.borrow().seat(number);
@@ -172,7 +178,7 @@ impl Supervisor {
                 Some(event) = inbox.events.recv() => match event {
                     // Not before everything else is acted on.
                     Event::Leap(_) if !inbox.events.is_empty() => _ = self.events.send(event),
-                    Event::Leap(leap) => self.leap(*leap),
+                    Event::Leap(leap) => self.prepare_leap(leap, &inbox, &mut signals).await,
                     event => self.handle(event).await?,
                 },
                 Some(report) = inbox.reports.recv() => self.heed(report),
@@ -244,6 +250,27 @@ impl Supervisor {
             && (!state.settings.cluster.master_serves || is_ready(Seat::of_master()))
     }
 
+    /// Becomes another binary, unless something has happened that this one has to act on first.
+    async fn prepare_leap(&self, leap: Box<Leap>, inbox: &Inbox, signals: &mut Signals) {
+        // From here on a signal waits for the next binary; one that came before is here in a moment.
+        hold_signals();
+        if let Ok((verb, name)) = timeout(LAST_SIGNALS, signals.next()).await {
+            admit_signals();
+            let (answer, _) = mpsc::unbounded_channel();
+            let _ = inbox.ask.send(Asked {
+                verb,
+                by: name.into(),
+                answer,
+            });
+            leap.refuse(io::Error::other(format!("{name} came first")));
+        } else if !inbox.events.is_empty() {
+            admit_signals();
+            let _ = self.events.send(Event::Leap(leap));
+        } else {
+            self.leap(*leap);
+        }
+    }
+
     /// Waits until `check` gives a value; it is asked after every change.
     pub(super) async fn until<T>(&self, mut check: impl FnMut(&Cluster) -> Option<T>) -> T {
         loop {
@@ -292,7 +319,7 @@ impl Supervisor {
     /// A worker is ready: it gets connections, and its predecessor in the seat, if there is one, is
     /// relieved in the same moment and drains.
     async fn welcome(&self, birth: Birth) {
-        let predecessor = {
+        let predecessors: Vec<Birth> = {
             let mut state = self.state.borrow_mut();
             let Some(process) = state.processes.get_mut(&birth) else {
                 return;
@@ -303,12 +330,14 @@ impl Supervisor {
             process.row.set_state(State::Ready);
             let (seat, row) = (process.seat, process.row.clone());
             let outlet = process.outlet.take();
-            let predecessor = state
-                .processes
-                .values()
-                .find(|p| p.seat == seat && p.birth < birth && p.serves());
-            let instead_of = predecessor.map(|p| p.row.index());
-            let predecessor = predecessor.map(|p| p.birth);
+            // One that is still starting is relieved, too: it would have older settings.
+            let before = |p: &&Process| p.seat == seat && p.birth < birth && !p.drains();
+            let predecessors = state.processes.values().filter(before);
+            let instead_of = predecessors
+                .clone()
+                .find(|p| p.serves())
+                .map(|p| p.row.index());
+            let predecessors = predecessors.map(|p| p.birth).collect();
             if let Some(outlet) = outlet {
                 let recruit = Recruit {
                     seat,
@@ -318,10 +347,10 @@ impl Supervisor {
                 };
                 state.dispatcher.join(recruit, instead_of);
             }
-            predecessor
+            predecessors
         };
         self.steer();
-        if let Some(predecessor) = predecessor {
+        for predecessor in predecessors {
             self.drain(predecessor).await;
         }
     }
@@ -461,7 +490,7 @@ impl Supervisor {
         });
     }
 
-    fn respawn_later(&self, seat: Seat, lifetime: Duration) -> Duration {
+    pub(super) fn respawn_later(&self, seat: Seat, lifetime: Duration) -> Duration {
         let (wait, deaths) = {
             let mut state = self.state.borrow_mut();
             let limit = state.settings.cluster.backoff_limit;

@@ -267,6 +267,8 @@ impl ScoreboardCollector {
             &[],
             f64::from(u8::from(reload.successful)),
         );
+        let dropped = get(&crate::ALL_LINES_DROPPED);
+        page.counter(&LOG_LINES_DROPPED, &[], dropped as f64);
         page.counter(&UPGRADES, &[], status.upgrades as f64);
         page.gauge(&PAUSED, &[], f64::from(u8::from(status.paused)));
     }

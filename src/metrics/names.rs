@@ -142,6 +142,10 @@ pub(super) const UPGRADES: Name = Name(
     "pointsman_upgrades_total",
     "How often the binary was replaced in place.",
 );
+pub(super) const LOG_LINES_DROPPED: Name = Name(
+    "pointsman_log_lines_dropped_total",
+    "Lines that the master could not write because nobody took them.",
+);
 pub(super) const PAUSED: Name = Name(
     "pointsman_paused",
     "Is nothing accepted for now, because somebody asked for it?",

@@ -284,6 +284,13 @@ fn is_channel(number: RawFd) -> bool {
         .is_ok_and(|kind| kind == SockType::SeqPacket)
 }
 
+/// Holds back all signals from this thread: they wait, or go to another.
+pub fn hold_signals() {
+    use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+    // Fails only if asked for something that does not exist.
+    let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None);
+}
+
 /// Lets signals through that another program in this process held back, see
 /// [`become_program`](super::exec::become_program).
 pub fn admit_signals() {

@@ -21,10 +21,7 @@ use std::{
 
 use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
-    sys::{
-        memfd::{MFdFlags, memfd_create},
-        signal::{SigSet, SigmaskHow, pthread_sigmask},
-    },
+    sys::memfd::{MFdFlags, memfd_create},
 };
 
 /// The environment variable that names the luggage.
@@ -79,7 +76,8 @@ fn read(mut memory: File) -> io::Result<(Vec<u8>, Vec<RawFd>)> {
 }
 
 /// Runs `program` in the place of this one, with the arguments and the environment of this one. All
-/// other threads end. Signals are held back until the next program calls
+/// other threads end; they must hold back signals (see
+/// [`hold_signals`](super::child::hold_signals)), or one that they take is lost. Signals are held back until the next program calls
 /// [`admit_signals`](super::child::admit_signals): one that comes between the two programs is not lost,
 /// and does not end the process.
 ///
@@ -124,7 +122,7 @@ fn try_become(
         changed.push(number);
         set_inheritable(number, true);
     }
-    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None)?;
+    super::child::hold_signals();
     Ok(nix::unistd::execve(&program, &arguments, &environment)?)
 }
 
@@ -200,6 +198,8 @@ pub fn path_of(descriptor: &OwnedFd) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+
     use super::*;
 
     #[test]

@@ -34,3 +34,13 @@ pub fn watch_child(child: Child) -> io::Result<AsyncFd<Child>> {
         error
     })
 }
+
+/// Would a write to `target` go through now, without waiting?
+pub fn is_writable_now(target: impl std::os::fd::AsFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut ask = [PollFd::new(target.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut ask, PollTimeout::ZERO).is_ok_and(|n| n == 1)
+        && ask[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLOUT))
+}

@@ -4,12 +4,15 @@ use std::{
     io,
     os::unix::process::CommandExt,
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicI32, AtomicU32, Ordering},
     time::Duration,
 };
 
 /// How long this process may go on without its parent, seconds; see [`outlive_parent_by`].
 static LIMIT: AtomicU32 = AtomicU32::new(30);
+
+/// Who started this process.
+static PARENT: AtomicI32 = AtomicI32::new(0);
 
 /// Sets how long this process may go on once its parent is gone.
 pub fn outlive_parent_by(limit: Duration) {
@@ -21,23 +24,28 @@ pub fn outlive_parent_by(limit: Duration) {
 /// (prctl(2), `PR_SET_PDEATHSIG`): a backstop for one that is stuck and would keep ports busy for
 /// ever. Whoever is well sees the end of its parent by other means, and ends by itself before that.
 ///
+/// The parent's end comes as SIGCONT, which even a stopped process gets.
+///
 /// # Errors
 /// As `sigaction(2)` and `prctl(2)`.
 pub fn end_after_parent() -> io::Result<()> {
-    extern "C" fn orphaned(_: libc::c_int) {
-        // SAFETY: alarm is async-signal-safe, and so is loading an atomic.
-        unsafe { libc::alarm(LIMIT.load(Ordering::Relaxed)) };
+    extern "C" fn continued(_: libc::c_int) {
+        // SAFETY: getppid and alarm are async-signal-safe, and so is loading an atomic.
+        unsafe {
+            if libc::getppid() != PARENT.load(Ordering::Relaxed) {
+                libc::alarm(LIMIT.load(Ordering::Relaxed));
+            }
+        }
     }
-    let signal = libc::SIGRTMIN() + 1;
-    let handler = orphaned as extern "C" fn(libc::c_int);
-    // SAFETY: an all-zero sigaction is valid; the handler does only what a handler may (above), and
-    // nobody else in this process uses this real-time signal.
+    let handler = continued as extern "C" fn(libc::c_int);
+    // SAFETY: an all-zero sigaction is valid; the handler does only what a handler may (above).
     unsafe {
+        PARENT.store(libc::getppid(), Ordering::Relaxed);
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = handler as libc::sighandler_t;
         action.sa_flags = libc::SA_RESTART;
-        if libc::sigaction(signal, &raw const action, std::ptr::null_mut()) < 0
-            || libc::prctl(libc::PR_SET_PDEATHSIG, signal) < 0
+        if libc::sigaction(libc::SIGCONT, &raw const action, std::ptr::null_mut()) < 0
+            || libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT) < 0
         {
             return Err(io::Error::last_os_error());
         }

@@ -77,6 +77,11 @@ impl Vigil {
         }
     }
 
+    /// From now on hung is who has not moved for `after`. Who is hung now stays so until it moves.
+    pub(super) fn judge_by(&mut self, after: Duration) {
+        self.after = after.as_nanos() as u64;
+    }
+
     /// The verdict of the last look.
     #[inline]
     pub(super) fn verdict(&self) -> Verdict {

@@ -27,7 +27,7 @@ use crate::{
     listener::Groups,
     scoreboard::{RowRef, Scoreboard},
     status::Seat,
-    sys::schedule::do_not_interrupt_others,
+    sys::{child::hold_signals, schedule::do_not_interrupt_others},
 };
 
 /// A worker that takes connections, as the dispatcher gets to know it.
@@ -186,6 +186,8 @@ pub(in crate::master) fn start(
     thread::Builder::new()
         .name("dispatcher".into())
         .spawn(move || {
+            // They are for the main thread, which may hand them on to another binary.
+            hold_signals();
             prefer_batches();
             let ended = catch_unwind(AssertUnwindSafe(|| dispatcher.run()));
             let why = match ended {

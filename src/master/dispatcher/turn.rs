@@ -26,7 +26,6 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use super::{
     Command, Recruit, Report, Rules,
-    hang::Vigil,
     health::{Alert, LOOK_AT_ALL},
     lane::{Held, Lane},
     watch::{BELL, Spot, TIMER, Watched, Which},
@@ -419,10 +418,10 @@ impl Dispatcher {
         if (rules.arm, rules.prefixes) != (self.rules.arm, self.rules.prefixes) {
             self.picker = Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes);
         }
-        if rules.hang.after != self.rules.hang.after {
-            for lane in &mut self.lanes {
-                lane.vigil = Vigil::new(rules.hang.after);
-            }
+        for lane in &mut self.lanes {
+            lane.vigil.judge_by(rules.hang.after);
+            // What waits in its own listener now is for the dispatcher to see, not for it to take.
+            lane.queued_since = None;
         }
         self.rules = rules;
         self.alert = Alert::default();

@@ -1,6 +1,6 @@
 //! Changing the number of workers.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::Teller;
 use crate::{
@@ -23,13 +23,31 @@ impl Supervisor {
             self.make_room(count).await?;
         }
         self.status.lock().workers = count;
-        for number in before..count {
+        let mut births = Vec::new();
+        for number in 0..count {
             let seat = self.state.borrow().seat(number);
-            if self.state.borrow().holder(seat).is_none() {
-                let birth = self.spawn(seat).await?;
-                teller.say(format!("worker {number} starts"));
-                self.await_ready(seat, birth).await?;
+            if self.state.borrow().holder(seat).is_some() {
+                continue;
             }
+            match self.spawn(seat).await {
+                Ok(birth) => births.push((seat, birth)),
+                Err(error) => {
+                    self.respawn_later(seat, Duration::ZERO);
+                    return Err(Error::failed(format!("{error}; it is tried again")));
+                }
+            }
+        }
+        let mut failure = None;
+        for (seat, birth) in births {
+            match self.await_ready(seat, birth).await {
+                Ok(()) => teller.say(format!("worker {} is ready", seat.number)),
+                Err(error) => failure = Some(error),
+            }
+        }
+        if let Some(error) = failure {
+            return Err(Error::failed(format!(
+                "{error}; there are to be {count} workers, and it is tried again"
+            )));
         }
         for number in count..before {
             let birth = {

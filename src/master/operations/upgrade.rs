@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
@@ -45,7 +46,7 @@ use crate::{
     scoreboard::{Scoreboard, State},
     status::{Seat, Status},
     sys::{
-        child::{Child, Exit},
+        child::{Child, Exit, admit_signals},
         clock::monotonic_ns,
         exec::{self, Luggage},
         fdpass,
@@ -173,16 +174,12 @@ impl Supervisor {
 
     /// Becomes another binary, or tells why not.
     pub(in crate::master) fn leap(&self, leap: Leap) {
-        let Leap {
-            path,
-            recruits,
-            failed,
-        } = leap;
-        let error = match self.pack(&recruits) {
-            Ok(luggage) => exec::become_program(&path, luggage).0,
+        let error = match self.pack(&leap.recruits) {
+            Ok(luggage) => exec::become_program(&leap.path, luggage).0,
             Err(error) => error,
         };
-        let _ = failed.send((error, recruits));
+        admit_signals();
+        leap.refuse(error);
     }
 
     /// Goes on with the dispatcher after all.
@@ -224,6 +221,8 @@ impl Supervisor {
             .await
             .map_err(failed)?;
         let (said, stderr) = io::pipe().map_err(failed)?;
+        // Whoever the binary has started may hold the other end still.
+        fcntl(&said, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| failed(error.into()))?;
         let mut arguments = std::env::args_os();
         let mut name = arguments.next().unwrap_or_default();
         name.push(" [trial]");
