@@ -280,6 +280,33 @@ fn workers_whose_master_is_killed_finish_and_end_and_the_port_is_free() {
 }
 
 #[test]
+fn a_worker_that_stands_still_when_its_master_is_killed_does_not_keep_the_port() {
+    let demo = Demo::start("one");
+    for mode in Mode::ALL {
+        let mut proxy = Pointsman::start(
+            &[&demo.url()],
+            &[
+                "--workers",
+                "2",
+                "--mode",
+                mode.name(),
+                "--drain-timeout",
+                "1",
+            ],
+        );
+        let (address, workers) = (proxy.address(), proxy.worker_pids());
+        kill(workers[0], SIGSTOP);
+        proxy.signal(SIGKILL);
+        assert_eq!(proxy.wait().code(), None);
+        until("the workers are gone", || {
+            is_true(!workers.iter().any(|pid| is_running(*pid)))
+        });
+        let taken = TcpListener::bind(address);
+        assert!(taken.is_ok(), "{mode}: {taken:?}");
+    }
+}
+
+#[test]
 fn a_worker_told_to_end_by_others_finishes_first_and_is_replaced() {
     for mode in Mode::ALL {
         let gate = Gate::start();
