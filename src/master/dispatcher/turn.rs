@@ -167,7 +167,7 @@ impl Dispatcher {
                     event => {
                         let spot = Spot::from_event(event);
                         if self.watched.observed.contains(&spot) {
-                            self.somebody_came(now);
+                            self.somebody_came(spot, now);
                         } else {
                             self.accept_from(spot)?;
                         }
@@ -415,7 +415,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn go_by(&mut self, rules: Rules) {
+    pub(super) fn go_by(&mut self, rules: Rules) {
         if (rules.arm, rules.prefixes) != (self.rules.arm, self.rules.prefixes) {
             self.picker = Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes);
         }
@@ -425,7 +425,7 @@ impl Dispatcher {
             }
         }
         self.rules = rules;
-        self.alert = Alert::default();
+        self.calm();
         self.version += 1;
     }
 
