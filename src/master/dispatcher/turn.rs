@@ -26,7 +26,6 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use super::{
     Command, Recruit, Report, Rules,
-    hang::Vigil,
     health::{Alert, LOOK_AT_ALL},
     lane::{Held, Lane},
     watch::{BELL, Spot, TIMER, Watched, Which},
@@ -421,7 +420,7 @@ impl Dispatcher {
         }
         if rules.hang.after != self.rules.hang.after {
             for lane in &mut self.lanes {
-                lane.vigil = Vigil::new(rules.hang.after);
+                lane.vigil.judge_by(rules.hang.after);
             }
         }
         self.rules = rules;
