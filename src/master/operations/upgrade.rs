@@ -16,12 +16,14 @@ use std::{
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
+    pin::pin,
     process::{Command, Stdio},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
+use nix::fcntl::{FcntlArg, OFlag};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
@@ -253,9 +255,19 @@ impl Supervisor {
                 }
                 ready.clear_ready();
             }
+        // What it has started may hold the other end open, and nobody here may wait for that.
+        nix::fcntl::fcntl(&said, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+            .map_err(|error| failed(error.into()))?;
         };
         let trial = async {
-            match control.receive::<ToMaster>().await {
+            let mut ended = pin!(ended);
+            // Its end alone says so too: what it has started may hold its end of the line open.
+            let said = tokio::select! {
+                biased;
+                said = control.receive::<ToMaster>() => said,
+                exit = &mut ended => return Err(exit),
+            };
+            match said {
                 Ok(Some((ToMaster::Ready, _))) => {
                     let _ = control.send(&ToWorker::Drain, &[]).await;
                     Ok(ended.await)
