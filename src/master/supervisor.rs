@@ -28,7 +28,7 @@ use tokio::{
 use super::{
     Admin, Companions, OnReady, Ready, ServeHere, Source,
     backoff::Backoff,
-    dispatcher::{DispatcherHandle, Recruit, Report, Rules},
+    dispatcher::{DispatcherHandle, Report, Rules},
     notify::Notifier,
     process::{Birth, Event, Process, core_for, reason},
 };
@@ -90,6 +90,8 @@ pub(super) struct Cluster {
     pub(super) control: Option<Bound>,
     pub(super) companions: Option<Rc<dyn Companions>>,
     pub(super) dispatcher: Rc<DispatcherHandle>,
+    /// The dispatcher is to end, or has ended, for another binary to go on.
+    pub(super) frozen: bool,
     pub(super) processes: BTreeMap<Birth, Process>,
     pub(super) backoff: HashMap<u16, Backoff>,
     /// The end of the latest process in each seat.
@@ -496,21 +498,17 @@ impl Supervisor {
                 return;
             }
             process.row.set_state(State::Ready);
-            let (seat, row) = (process.seat, process.row.clone());
-            let outlet = process.outlet.take();
+            let seat = process.seat;
             let predecessor = state
                 .processes
                 .values()
                 .find(|p| p.seat == seat && p.birth < birth && p.serves());
             let instead_of = predecessor.map(|p| p.row.index());
             let predecessor = predecessor.map(|p| p.birth);
-            if let Some(outlet) = outlet {
-                let recruit = Recruit {
-                    seat,
-                    row,
-                    outlet,
-                    next: 1,
-                };
+            // A dispatcher that is frozen ends, and would drop the line.
+            if !state.frozen
+                && let Some(recruit) = state.processes.get_mut(&birth).and_then(Process::recruit)
+            {
                 state.dispatcher.join(recruit, instead_of);
             }
             predecessor

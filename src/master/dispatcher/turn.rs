@@ -472,10 +472,14 @@ impl Dispatcher {
         let settled = self.orphans.is_empty() && !self.lanes.iter().any(Lane::is_outstanding);
         if settled && let Some(done) = self.freezing.take() {
             let recruits = self.lanes.drain(..).map(Lane::into_recruit).collect();
-            // Nobody waits for it any more: then the lines close, and the workers end. The control
-            // runtime never drops what it awaits without having said so.
-            let _ = done.send(recruits);
-            return true;
+            let Err(recruits) = done.send(recruits) else {
+                return true;
+            };
+            // Nobody waits for it any more, and is about to say so.
+            let hung_after = self.rules.hang.after;
+            let lanes = recruits.into_iter().map(|r| Lane::new(r, hung_after));
+            self.lanes.extend(lanes);
+            self.version += 1;
         }
         self.abandoned || self.stopping.is_some() && (self.lanes.is_empty() || settled)
     }
