@@ -274,7 +274,7 @@ impl Inner {
     pub(crate) fn listener_number(&mut self, address: SocketAddr) -> Option<usize> {
         let address = address.to_string();
         let number = self.listeners.iter().position(|l| l.address == address);
-        let number = number.or_else(|| {
+        number.or_else(|| {
             let free = self.listeners.len();
             (free < MAX_LISTENERS).then(|| {
                 self.listeners.push(ListenerStatus {
@@ -283,8 +283,7 @@ impl Inner {
                 });
                 free
             })
-        });
-        number
+        })
     }
 }
 
