@@ -313,6 +313,7 @@ fn live(
             admin,
             control,
             dispatcher: Rc::new(dispatcher),
+            frozen: false,
             processes: BTreeMap::new(),
             backoff: backoffs(&status),
             last_ends: Default::default(),

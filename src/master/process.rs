@@ -95,6 +95,16 @@ impl Drop for Process {
 }
 
 impl Process {
+    /// What the dispatcher is to know of it, once.
+    pub(super) fn recruit(&mut self) -> Option<Recruit> {
+        Some(Recruit {
+            seat: self.seat,
+            row: self.row.clone(),
+            outlet: self.outlet.take()?,
+            next: 1,
+        })
+    }
+
     /// Its process id.
     pub(super) fn pid(&self) -> i32 {
         self.row.birth.pid.load(Relaxed) as i32

@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     Admin, Companions, OnReady, Ready, ServeHere, Source,
     backoff::Backoff,
-    dispatcher::{DispatcherHandle, Recruit, Report, Rules},
+    dispatcher::{DispatcherHandle, Report, Rules},
     notify::Notifier,
     process::{Birth, Event, Leap, Process, reason},
 };
@@ -73,6 +73,8 @@ pub(super) struct Cluster {
     pub(super) control: Option<Bound>,
     pub(super) companions: Option<Rc<dyn Companions>>,
     pub(super) dispatcher: Rc<DispatcherHandle>,
+    /// The dispatcher is to end, or has ended, for another binary to go on.
+    pub(super) frozen: bool,
     pub(super) processes: BTreeMap<Birth, Process>,
     pub(super) backoff: HashMap<u16, Backoff>,
     /// The end of the latest process in each seat.
@@ -328,8 +330,7 @@ impl Supervisor {
                 return;
             }
             process.row.set_state(State::Ready);
-            let (seat, row) = (process.seat, process.row.clone());
-            let outlet = process.outlet.take();
+            let seat = process.seat;
             // One that is still starting is relieved, too: it would have older settings.
             let before = |p: &&Process| p.seat == seat && p.birth < birth && !p.drains();
             let predecessors = state.processes.values().filter(before);
@@ -338,13 +339,10 @@ impl Supervisor {
                 .find(|p| p.serves())
                 .map(|p| p.row.index());
             let predecessors = predecessors.map(|p| p.birth).collect();
-            if let Some(outlet) = outlet {
-                let recruit = Recruit {
-                    seat,
-                    row,
-                    outlet,
-                    next: 1,
-                };
+            // A dispatcher that is frozen ends, and would drop the line.
+            if !state.frozen
+                && let Some(recruit) = state.processes.get_mut(&birth).and_then(Process::recruit)
+            {
                 state.dispatcher.join(recruit, instead_of);
             }
             predecessors

@@ -118,7 +118,9 @@ fn try_become(
         .map(text)
         .collect::<io::Result<Vec<_>>>()?;
     let program = text(program.as_os_str().to_owned())?;
-    for number in numbers.into_iter().chain([memory.as_raw_fd()]) {
+    // Not to be changed back: it is closed if we fail.
+    set_inheritable(memory.as_raw_fd(), true);
+    for number in numbers {
         changed.push(number);
         set_inheritable(number, true);
     }

@@ -77,9 +77,10 @@ impl Vigil {
         }
     }
 
-    /// From now on hung is who has not moved for `after`. Who is hung now stays so until it moves.
+    /// From now on hung is who could have moved and has not for `after`. Who was found hung stays so until
+    /// it moves: nobody would hear otherwise that it is well again.
     pub(super) fn judge_by(&mut self, after: Duration) {
-        self.after = after.as_nanos() as u64;
+        self.after = nanos(after);
     }
 
     /// The verdict of the last look.
@@ -114,7 +115,7 @@ impl Vigil {
             _ if stuck_for < self.after / 2 => Verdict::Well,
             Verdict::Suspect if sight.moved == self.moved => {
                 self.weigh(&sight, activity());
-                if stuck_for >= self.after && self.idle >= self.after / 2 - nanos(LOOK) {
+                if stuck_for >= self.after && self.idle >= self.enough() {
                     Verdict::Hung(sight.now - stuck_for)
                 } else {
                     Verdict::Suspect
@@ -129,6 +130,13 @@ impl Vigil {
             }
         };
         self.verdict
+    }
+
+    /// How much idle time makes a suspect a hung worker: half the limit, as looks see it. With a limit of
+    /// a few looks some is still needed, or whoever waits for a core would be hung.
+    fn enough(&self) -> u64 {
+        let half = self.after / 2;
+        half.saturating_sub(nanos(LOOK)).max(half / 2)
     }
 
     /// Adds the time since the last look in which the worker could have moved.
@@ -217,6 +225,21 @@ mod tests {
     }
 
     #[test]
+    fn nor_is_it_with_the_shortest_limit() {
+        let mut vigil = Vigil::new(Duration::from_millis(10));
+        for now in (0..1000 * MS).step_by(5 * MS as usize) {
+            let sight = Sight {
+                now,
+                moved: 0,
+                parked: false,
+                owing_since: Some(0),
+            };
+            let verdict = vigil.look(sight, || Some(doing(Doing::Running, 0)));
+            assert!(!matches!(verdict, Verdict::Hung(_)), "at {now}");
+        }
+    }
+
+    #[test]
     fn a_worker_that_shares_its_core_gets_twice_the_time() {
         let (_, half) = watch(200, false, false, |now| doing(Doing::Running, now / 2));
         assert!(
@@ -268,6 +291,8 @@ mod tests {
         };
         let hung = looping.look(sight, || Some(doing(Doing::Running, 0)));
         assert_eq!(hung, Verdict::Hung(0), "since it last moved");
+        looping.judge_by(2 * AFTER);
+        assert_eq!(looping.verdict(), hung, "another limit acquits nobody");
         sight.moved = 104 * MS;
         assert_eq!(looping.look(sight, || None), Verdict::Well);
 

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     dispatch::mode::Mode,
+    listener::Groups,
     scoreboard::count::add,
     sys::{
         clock::{activity, monotonic_ns},
@@ -26,11 +27,27 @@ pub(super) const LOOK_AT_ALL: u64 = 25_000_000;
 /// Connections that wait where workers accept by themselves.
 #[derive(Debug, Default)]
 pub(super) struct Alert {
-    /// Somebody came after a quiet time, and it is not known yet whether all are taken.
-    pub(super) raised: bool,
+    /// Where somebody came after a quiet time, and it is not known yet whether all are taken. Nobody waits
+    /// at any other observed listener: it would have gone off.
+    pub(super) at: Vec<Spot>,
     /// The shared listeners: since when somebody waits and nobody takes any, nanoseconds, and how many
     /// were taken then.
     shared: Option<(u64, u64)>,
+}
+
+impl Alert {
+    fn is_raised(&self) -> bool {
+        !self.at.is_empty()
+    }
+}
+
+/// How many connections wait at those listeners of `spots` that are `meant`.
+fn queued_at(spots: &[Spot], groups: &Groups, meant: impl Fn(&Spot) -> bool) -> io::Result<u32> {
+    let listeners = spots.iter().filter(|spot| meant(spot));
+    listeners
+        .filter_map(|spot| spot.listener(groups))
+        .map(waiting)
+        .sum()
 }
 
 impl Dispatcher {
@@ -39,15 +56,11 @@ impl Dispatcher {
     pub(super) fn look(&mut self, now: u64) -> io::Result<()> {
         self.looked_at = now;
         let mut anybody_waits = false;
-        if self.alert.raised && self.rules.arm.mode() == Mode::Reuseport {
+        let own = self.rules.arm.mode() == Mode::Reuseport;
+        if self.alert.is_raised() && own {
             for lane in self.lanes.iter_mut().filter(|lane| !lane.is_hung()) {
-                let own = |group: &crate::listener::ListenerGroup| {
-                    group.own(lane.seat.place).map_or(Ok(0), waiting)
-                };
-                let mut queued = 0;
-                for group in self.groups.iter().flatten() {
-                    queued += own(group)?;
-                }
+                let which = Which::Own(lane.seat.place);
+                let queued = queued_at(&self.alert.at, &self.groups, |spot| spot.which == which)?;
                 anybody_waits |= queued > 0;
                 let taken = lane.row.work.self_accepted.load(Relaxed);
                 lane.queued_since = match lane.queued_since {
@@ -57,32 +70,45 @@ impl Dispatcher {
                 };
             }
         }
+        if self.alert.is_raised() && !own {
+            anybody_waits = queued_at(&self.alert.at, &self.groups, |_| true)? > 0;
+        }
+        let over = self.alert.is_raised() && !anybody_waits;
+        if over {
+            // Before anybody is examined for what he no longer owes.
+            self.observe_again()?;
+            self.calm();
+        }
         for i in 0..self.lanes.len() {
             self.examine(i, now);
         }
-        if self.alert.raised {
-            anybody_waits |= self.look_after_shared(now)?;
-            if !anybody_waits {
-                self.alert = Alert::default();
-                self.lanes
-                    .iter_mut()
-                    .for_each(|lane| lane.queued_since = None);
-                self.observe_again()?;
-            }
+        if anybody_waits && !own {
+            self.look_after_shared(now)?;
         }
         Ok(())
     }
 
     /// An observed listener has gone off: somebody came.
-    pub(super) fn somebody_came(&mut self, now: u64) {
-        if self.alert.raised {
+    pub(super) fn somebody_came(&mut self, spot: Spot, now: u64) {
+        let known = self.alert.is_raised();
+        if !self.alert.at.contains(&spot) {
+            self.alert.at.push(spot);
+        }
+        if known {
             return;
         }
-        self.alert.raised = true;
         self.alert.shared = Some((now, self.taken()));
         for lane in &mut self.lanes {
             lane.queued_since = Some((now, lane.row.work.self_accepted.load(Relaxed)));
         }
+    }
+
+    /// There is no alert any more, and nobody owes anything because of it.
+    pub(super) fn calm(&mut self) {
+        self.alert = Alert::default();
+        self.lanes
+            .iter_mut()
+            .for_each(|lane| lane.queued_since = None);
     }
 
     /// Connections accepted by anybody so far, this thread included.
@@ -95,19 +121,11 @@ impl Dispatcher {
         theirs + self.accepted
     }
 
-    /// Somebody waits at a shared listener and nobody takes any: the worker that the kernel woke is
-    /// stuck, or died. Takes them itself. Does anybody wait?
-    fn look_after_shared(&mut self, now: u64) -> io::Result<bool> {
-        if !matches!(self.rules.arm.mode(), Mode::Shared | Mode::Hybrid) {
-            return Ok(false);
-        }
-        let mut queued = 0;
-        for group in self.groups.iter().flatten() {
-            queued += waiting(group.shared())?;
-        }
+    /// Somebody waits at a shared listener. If nobody takes any, the worker that the kernel woke is stuck,
+    /// or died: takes them itself.
+    fn look_after_shared(&mut self, now: u64) -> io::Result<()> {
         let taken = self.taken();
         self.alert.shared = match self.alert.shared {
-            _ if queued == 0 => None,
             Some((since, before)) if before == taken => Some((since, taken)),
             _ => Some((now, taken)),
         };
@@ -116,7 +134,7 @@ impl Dispatcher {
         {
             self.take_over_shared()?;
         }
-        Ok(queued > 0)
+        Ok(())
     }
 
     /// Accepts what waits at the shared listeners, whoever else might.
@@ -197,12 +215,116 @@ impl Dispatcher {
                 Verdict::Suspect => Some(nanos(LOOK)),
                 Verdict::Hung(_) => Some(nanos(LOOK_AT_HUNG)),
             });
-        let alert = self.alert.raised.then_some(LOOK_AT_ALL);
+        let alert = self.alert.is_raised().then_some(LOOK_AT_ALL);
         lanes.chain(alert).min()
     }
 
     /// Does any worker hold a connection, so that it would matter if it were stuck?
     pub(super) fn anything_open(&self) -> bool {
         self.lanes.iter().any(|lane| lane.row.open() > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        time::Duration,
+    };
+
+    use nix::sys::eventfd::EventFd;
+
+    use super::*;
+    use crate::{
+        channel::handover_line,
+        config::HangLimits,
+        dispatch::{
+            mode::Arm,
+            policy::{Policy, Prefixes},
+        },
+        listener::ListenerGroup,
+        master::dispatcher::{Recruit, Rules, hang::Verdict, lane::Lane},
+        scoreboard::Scoreboard,
+        status::Seat,
+    };
+
+    const SOME_TIME: u64 = 1_000_000_000;
+
+    fn rules(mode: Mode, policy: Option<Policy>) -> Rules {
+        Rules {
+            arm: Arm::new(mode, policy).expect("valid"),
+            prefixes: Prefixes::default(),
+            signal: Default::default(),
+            hang: HangLimits::default(),
+            paused: false,
+        }
+    }
+
+    /// A dispatcher with one worker that waits for something to do, and one listener.
+    fn dispatcher(mode: Mode) -> Dispatcher {
+        let group = ListenerGroup::bind("127.0.0.1:0".parse().expect("address"), 1).expect("bind");
+        let board = Scoreboard::create().expect("scoreboard");
+        let row = board.occupy(0, 1).expect("row");
+        row.work.parked.store(1, Relaxed);
+        let (_commands, inbox) = mpsc::channel();
+        let (reports, _) = tokio::sync::mpsc::unbounded_channel();
+        let mut dispatcher = Dispatcher::new(
+            Arc::from([Some(Arc::new(group))]),
+            board,
+            rules(mode, None),
+            inbox,
+            Arc::new(EventFd::new().expect("eventfd")),
+            reports,
+        )
+        .expect("epoll");
+        let recruit = Recruit {
+            seat: Seat {
+                number: 0,
+                place: 0,
+            },
+            row,
+            outlet: handover_line().expect("line").0,
+            next: 1,
+        };
+        let lane = Lane::new(recruit, Duration::from_millis(50));
+        dispatcher.lanes.push(lane);
+        dispatcher
+    }
+
+    fn came(dispatcher: &mut Dispatcher, which: Which) {
+        dispatcher.somebody_came(Spot { group: 0, which }, SOME_TIME);
+        assert!(dispatcher.next_look().is_some());
+    }
+
+    #[test]
+    fn who_was_taken_at_once_makes_nobody_suspect() {
+        for (mode, which) in [
+            (Mode::Shared, Which::SharedAgain),
+            (Mode::Hybrid, Which::SharedAgain),
+            (Mode::Reuseport, Which::Own(0)),
+        ] {
+            let policy = (mode == Mode::Hybrid).then(Policy::default);
+            let mut dispatcher = dispatcher(Mode::Shared);
+            dispatcher.go_by(rules(mode, policy));
+            came(&mut dispatcher, which);
+            dispatcher.look(SOME_TIME + LOOK_AT_ALL).expect("looked");
+            let verdict = dispatcher.lanes[0].vigil.verdict();
+            assert_eq!(verdict, Verdict::Well, "{mode:?}");
+            assert_eq!(dispatcher.next_look(), None, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn after_a_switch_nobody_owes_what_an_earlier_mode_had_asked_of_him() {
+        for (mode, which) in [
+            (Mode::Shared, Which::SharedAgain),
+            (Mode::Reuseport, Which::Own(0)),
+        ] {
+            let mut dispatcher = dispatcher(mode);
+            came(&mut dispatcher, which);
+            dispatcher.go_by(rules(Mode::Handoff, Some(Policy::default())));
+            dispatcher.look(SOME_TIME + 1_000_000_000).expect("looked");
+            assert_eq!(dispatcher.next_look(), None, "{mode:?}");
+        }
     }
 }

@@ -13,11 +13,15 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread,
+    time::Duration,
 };
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc::UnboundedSender, oneshot};
+use tokio::{
+    sync::{mpsc::UnboundedSender, oneshot},
+    time::timeout,
+};
 
 use self::turn::Dispatcher;
 use crate::{
@@ -124,14 +128,21 @@ impl DispatcherHandle {
     }
 
     /// Ends the thread once all that was accepted is claimed, and gives back the workers' lines.
-    /// `None`: the thread has ended otherwise.
-    pub(in crate::master) async fn freeze(&self) -> Option<Vec<Recruit>> {
-        self.ask(|done| Command::Freeze { done }).await
-    }
-
-    /// Takes a [`freeze`](Self::freeze) back that nobody waits for any more.
-    pub(in crate::master) fn thaw(&self) {
-        self.command(Command::Thaw);
+    /// `None`: that is not so within `limit`, and the thread goes on; or it has ended otherwise.
+    pub(in crate::master) async fn freeze(&self, limit: Duration) -> Option<Vec<Recruit>> {
+        let (done, mut answer) = oneshot::channel();
+        self.command(Command::Freeze { done });
+        if let Ok(recruits) = timeout(limit, &mut answer).await {
+            return recruits.ok();
+        }
+        // It may answer in this very moment: then the lines are here, or they would close. If they are
+        // not, it can answer no more, and goes on.
+        answer.close();
+        let recruits = answer.try_recv().ok();
+        if recruits.is_none() {
+            self.command(Command::Thaw);
+        }
+        recruits
     }
 
     /// Ends the thread, after everything that waits has been accepted and claimed by a worker.

@@ -166,7 +166,7 @@ impl Dispatcher {
                     event => {
                         let spot = Spot::from_event(event);
                         if self.watched.observed.contains(&spot) {
-                            self.somebody_came(now);
+                            self.somebody_came(spot, now);
                         } else {
                             self.accept_from(spot)?;
                         }
@@ -414,17 +414,15 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn go_by(&mut self, rules: Rules) {
+    pub(super) fn go_by(&mut self, rules: Rules) {
         if (rules.arm, rules.prefixes) != (self.rules.arm, self.rules.prefixes) {
             self.picker = Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes);
         }
         for lane in &mut self.lanes {
             lane.vigil.judge_by(rules.hang.after);
-            // What waits in its own listener now is for the dispatcher to see, not for it to take.
-            lane.queued_since = None;
         }
         self.rules = rules;
-        self.alert = Alert::default();
+        self.calm();
         self.version += 1;
     }
 
@@ -472,10 +470,14 @@ impl Dispatcher {
         let settled = self.orphans.is_empty() && !self.lanes.iter().any(Lane::is_outstanding);
         if settled && let Some(done) = self.freezing.take() {
             let recruits = self.lanes.drain(..).map(Lane::into_recruit).collect();
-            // Nobody waits for it any more: then the lines close, and the workers end. The control
-            // runtime never drops what it awaits without having said so.
-            let _ = done.send(recruits);
-            return true;
+            let Err(recruits) = done.send(recruits) else {
+                return true;
+            };
+            // Nobody waits for it any more, and is about to say so.
+            let hung_after = self.rules.hang.after;
+            let lanes = recruits.into_iter().map(|r| Lane::new(r, hung_after));
+            self.lanes.extend(lanes);
+            self.version += 1;
         }
         self.abandoned || self.stopping.is_some() && (self.lanes.is_empty() || settled)
     }

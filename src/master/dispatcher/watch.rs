@@ -118,9 +118,10 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Lets observed listeners go off once more.
+    /// Lets those observed listeners that have gone off do so once more.
     pub(super) fn observe_again(&self) -> io::Result<()> {
-        for spot in &self.watched.observed {
+        let observed = |spot: &&Spot| self.watched.observed.contains(spot);
+        for spot in self.alert.at.iter().filter(observed) {
             if let Some(listener) = spot.listener(&self.groups) {
                 self.epoll.modify(listener, &mut once(*spot))?;
             }

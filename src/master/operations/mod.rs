@@ -74,7 +74,16 @@ impl Supervisor {
         let this = self.clone();
         spawn_local(async move {
             let teller = Teller(Some(answer.clone()));
-            let outcome = this.carry_out(verb, &teller).await;
+            // A task of its own: should it panic, the next operation must still find the way free.
+            let work = spawn_local({
+                let this = this.clone();
+                async move { this.carry_out(verb, &teller).await }
+            });
+            let outcome = work.await.unwrap_or_else(|_| {
+                Err(Error::failed(
+                    "it panicked, which is our fault: please report it",
+                ))
+            });
             this.over(&outcome);
             let line = match outcome {
                 Ok(text) => {

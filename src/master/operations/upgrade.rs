@@ -16,6 +16,7 @@ use std::{
         unix::process::CommandExt,
     },
     path::{Path, PathBuf},
+    pin::pin,
     process::{Command, Stdio},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -40,7 +41,7 @@ use crate::{
         Admin, Holdings, Hooks,
         dispatcher::{self, Recruit, Rules},
         process::{Birth, Event, Leap, Process},
-        supervisor::Supervisor,
+        supervisor::{Cluster, Supervisor},
     },
     notice,
     scoreboard::{Scoreboard, State},
@@ -144,8 +145,9 @@ impl Supervisor {
         self.try_out(&path).await?;
         teller.say("it is fit; handing over what has been accepted");
         let dispatcher = self.state.borrow().dispatcher.clone();
-        let Ok(Some(recruits)) = timeout(FREEZE_DEADLINE, dispatcher.freeze()).await else {
-            dispatcher.thaw();
+        self.state.borrow_mut().frozen = true;
+        let Some(recruits) = dispatcher.freeze(FREEZE_DEADLINE).await else {
+            self.thaw();
             return Err(Error::failed(
                 "workers did not take in time what had been accepted for them; nothing has changed",
             ));
@@ -182,9 +184,27 @@ impl Supervisor {
         leap.refuse(error);
     }
 
-    /// Goes on with the dispatcher after all.
-    fn start_dispatcher(&self, recruits: Vec<Recruit>) -> Result<()> {
+    /// The dispatcher goes on: it gets to know those that became ready meanwhile.
+    fn thaw(&self) {
         let mut state = self.state.borrow_mut();
+        state.frozen = false;
+        for recruit in latecomers(&mut state) {
+            state.dispatcher.join(recruit, None);
+        }
+    }
+
+    /// Goes on with the dispatcher after all.
+    fn start_dispatcher(&self, mut recruits: Vec<Recruit>) -> Result<()> {
+        let mut state = self.state.borrow_mut();
+        state.frozen = false;
+        // Meanwhile some may have died or begun to drain, others have become ready.
+        recruits.retain(|recruit| {
+            let mut processes = state.processes.values();
+            let row = recruit.row.index();
+            processes.any(|p| p.row.index() == row && p.outlet.is_none() && p.serves())
+        });
+        recruits.extend(latecomers(&mut state));
+        judge_anew(&state);
         let dispatcher = dispatcher::start(
             state.groups.clone(),
             self.board.clone(),
@@ -194,6 +214,8 @@ impl Supervisor {
         )
         .map_err(|error| Error::runtime("cannot start the dispatcher again", error))?;
         state.dispatcher = Rc::new(dispatcher);
+        drop(state);
+        self.steer();
         Ok(())
     }
 
@@ -221,7 +243,7 @@ impl Supervisor {
             .await
             .map_err(failed)?;
         let (said, stderr) = io::pipe().map_err(failed)?;
-        // Whoever the binary has started may hold the other end still.
+        // What it has started may hold the other end open, and nobody here may wait for that.
         fcntl(&said, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| failed(error.into()))?;
         let mut arguments = std::env::args_os();
         let mut name = arguments.next().unwrap_or_default();
@@ -246,7 +268,14 @@ impl Supervisor {
             }
         };
         let trial = async {
-            match control.receive::<ToMaster>().await {
+            let mut ended = pin!(ended);
+            // Its end alone says so too: what it has started may hold its end of the line open.
+            let said = tokio::select! {
+                biased;
+                said = control.receive::<ToMaster>() => said,
+                exit = &mut ended => return Err(exit),
+            };
+            match said {
                 Ok(Some((ToMaster::Ready, _))) => {
                     let _ = control.send(&ToWorker::Drain, &[]).await;
                     Ok(ended.await)
@@ -385,6 +414,20 @@ impl Supervisor {
             words: serde_json::to_vec(&carried)?,
             descriptors: packer.0,
         })
+    }
+}
+
+/// Those that became ready while the dispatcher was frozen.
+fn latecomers(state: &mut Cluster) -> Vec<Recruit> {
+    let ready = state.processes.values_mut().filter(|p| p.serves());
+    ready.filter_map(Process::recruit).collect()
+}
+
+/// A dispatcher that begins knows nobody to be stuck, and will say so of those that are.
+fn judge_anew(state: &Cluster) {
+    let hung = |p: &&Process| p.row.state() == State::Hung;
+    for process in state.processes.values().filter(hung) {
+        process.row.set_state(State::Ready);
     }
 }
 
@@ -618,14 +661,11 @@ impl ResumedProcesses {
                 let left = Duration::from_nanos(until.saturating_sub(monotonic_ns()));
                 process.must_end_within(left.min(limit));
             }
-            // The dispatcher judges anew.
-            if process.row.state() == State::Hung {
-                process.row.set_state(State::Ready);
-            }
             let mut state = supervisor.state.borrow_mut();
             state.processes.insert(process.birth, process);
         }
         let mut state = supervisor.state.borrow_mut();
+        judge_anew(&state);
         state.births = self.births;
         state.epoch = self.epoch;
         Ok(())
