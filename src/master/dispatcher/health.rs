@@ -8,6 +8,7 @@ use std::{
 use super::{
     Report,
     hang::{LOOK, LOOK_AT_HUNG, Sight, Verdict},
+    lane::Lane,
     turn::Dispatcher,
     watch::{Spot, Which},
 };
@@ -82,7 +83,9 @@ impl Dispatcher {
         for i in 0..self.lanes.len() {
             self.examine(i, now);
         }
-        if anybody_waits && !own {
+        if own {
+            self.take_over_own(now)?;
+        } else if anybody_waits {
             self.look_after_shared(now)?;
         }
         Ok(())
@@ -133,6 +136,36 @@ impl Dispatcher {
             && now.saturating_sub(since) >= self.rules.hang.after.as_nanos() as u64
         {
             self.take_over_shared()?;
+        }
+        Ok(())
+    }
+
+    /// Accepts what waits too long in the own listener of a worker that is not stuck: it may have no
+    /// descriptor left. Later than a stuck one would be found out, whose queue is taken over for good.
+    fn take_over_own(&mut self, now: u64) -> io::Result<()> {
+        if self.rules.arm.mode() != Mode::Reuseport {
+            return Ok(());
+        }
+        let limit = 2 * self.rules.hang.after.as_nanos() as u64;
+        let waits = |since: u64| now.saturating_sub(since) >= limit;
+        let late = |lane: &&Lane| lane.queued_since.is_some_and(|(since, _)| waits(since));
+        let places: Vec<usize> = self
+            .lanes
+            .iter()
+            .filter(late)
+            .map(|l| l.seat.place)
+            .collect();
+        if places.is_empty() {
+            return Ok(());
+        }
+        self.refresh(monotonic_ns());
+        for place in places {
+            for group in 0..self.groups.len() {
+                self.accept_from(Spot {
+                    group,
+                    which: Which::Own(place),
+                })?;
+            }
         }
         Ok(())
     }
