@@ -22,6 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::oneshot,
@@ -48,7 +49,7 @@ use crate::{
         child::{Child, Exit},
         clock::monotonic_ns,
         exec::{self, Luggage},
-        fdpass,
+        fdpass, privileges,
         readiness::watch_child,
     },
 };
@@ -232,6 +233,8 @@ impl Supervisor {
             .await
             .map_err(failed)?;
         let (said, stderr) = io::pipe().map_err(failed)?;
+        // Whatever it has started may hold the other end for as long as it likes.
+        fcntl(&said, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| failed(errno.into()))?;
         let mut arguments = std::env::args_os();
         let mut name = arguments.next().unwrap_or_default();
         name.push(" [trial]");
@@ -450,6 +453,9 @@ fn read(words: &[u8]) -> io::Result<Carried> {
 pub(in crate::master) fn resume(luggage: Luggage, hooks: Hooks) -> Result<()> {
     let failed = |error| Error::runtime("cannot take over from the binary before", error);
     let carried = read(&luggage.words).map_err(failed)?;
+    if carried.settings.cluster.user.is_some() {
+        privileges::close_again().map_err(failed)?;
+    }
     let came_back = carried.came_back.clone();
     let holdings = match unpack(&luggage, carried) {
         Ok(holdings) => holdings,
