@@ -1,6 +1,6 @@
 //! Changing the number of workers.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use super::Teller;
 use crate::{
@@ -23,7 +23,23 @@ impl Supervisor {
             self.make_room(count).await?;
         }
         self.status.lock().workers = count;
-        for number in before..count {
+        if let Err(error) = self.fill(before..count, teller).await {
+            self.status.lock().workers = before;
+            self.empty(before..count, teller).await;
+            return Err(Error::failed(format!("{error}; nothing has changed")));
+        }
+        self.empty(count..before, teller).await;
+        Ok(match (before, count) {
+            (before, count) if count < before => {
+                format!("{count} workers; the others finish what they hold")
+            }
+            _ => format!("{count} workers"),
+        })
+    }
+
+    /// Starts a worker in each of these seats that is empty, one after the other.
+    async fn fill(&self, seats: Range<u16>, teller: &Teller) -> Result<()> {
+        for number in seats {
             let seat = self.state.borrow().seat(number);
             if self.state.borrow().holder(seat).is_none() {
                 let birth = self.spawn(seat).await?;
@@ -31,7 +47,12 @@ impl Supervisor {
                 self.await_ready(seat, birth).await?;
             }
         }
-        for number in count..before {
+        Ok(())
+    }
+
+    /// Drains the workers in these seats.
+    async fn empty(&self, seats: Range<u16>, teller: &Teller) {
+        for number in seats {
             let birth = {
                 let state = self.state.borrow();
                 let seat = state.seat(number);
@@ -42,16 +63,10 @@ impl Supervisor {
                 self.drain(birth).await;
             }
         }
-        Ok(match (before, count) {
-            (before, count) if count < before => {
-                format!("{count} workers; the others finish what they hold")
-            }
-            _ => format!("{count} workers"),
-        })
     }
 
     /// Sees to it that every group has a listener for each of `workers` workers.
-    async fn make_room(&self, workers: u16) -> Result<()> {
+    pub(super) async fn make_room(&self, workers: u16) -> Result<()> {
         let (groups, dispatcher) = {
             let state = self.state.borrow();
             let seats = usize::from(workers) + usize::from(state.settings.cluster.master_serves);
