@@ -447,6 +447,7 @@ impl Supervisor {
         let seat = status.seats.entry(process.seat.number).or_default();
         seat.pids.push(pid);
         seat.respawn_at = None;
+        seat.filled_at = monotonic_ns();
         process.listen(&self.events);
     }
 
