@@ -7,8 +7,6 @@
 //! fields of that [`Verb`] (or nothing), and the answer a stream of [`Line`]s, one JSON object per
 //! line, the last of them [`Line::Done`] or [`Line::Failed`].
 
-#![allow(dead_code, reason = "the two ends are about to be written")]
-
 pub(crate) mod client;
 pub(crate) mod path;
 mod report;

@@ -1,8 +1,6 @@
 //! The master's end of the control socket: who may ask, what, and how the answer travels. Nothing is
 //! done here; every verb goes to the supervisor, and its lines come back.
 
-#![allow(dead_code, reason = "the master is about to start it")]
-
 use std::{
     convert::Infallible,
     pin::Pin,
