@@ -17,6 +17,9 @@ use crate::{
     sys::clock::{cpu_time, monotonic_ns},
 };
 
+/// A worker that lived this long is healthy: should it die, its successor starts at once.
+pub(crate) const HEALTHY: Duration = Duration::from_secs(10);
+
 /// A place for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seat {
@@ -143,8 +146,11 @@ pub(crate) struct SeatStatus {
     pub(crate) retired_cpu: Duration,
     /// Respawns by what ended the process before.
     pub(crate) restarts: BTreeMap<String, u64>,
-    /// Deaths in a row without a healthy life between.
+    /// Deaths in a row without a healthy life between, when it was last filled.
     pub(crate) crash_loop: u32,
+    /// When it was last filled, monotonic nanoseconds.
+    #[serde(default)]
+    pub(crate) filled_at: u64,
     /// When it will be filled again, monotonic nanoseconds; `None`: it is filled, or will not be.
     pub(crate) respawn_at: Option<u64>,
 }
@@ -154,6 +160,12 @@ impl SeatStatus {
     pub(crate) fn cpu(&self) -> Duration {
         let present = self.pids.iter().filter_map(|pid| cpu_time(*pid));
         self.retired_cpu + present.sum::<Duration>()
+    }
+
+    /// Deaths in a row, none of them after a healthy life; 0 again once there is one that is healthy.
+    pub(crate) fn deaths_in_a_row(&self) -> u32 {
+        let is_healthy = self.respawn_at.is_none() && since(self.filled_at) >= HEALTHY;
+        if is_healthy { 0 } else { self.crash_loop }
     }
 
     /// The newest process in it.

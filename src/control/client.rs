@@ -335,6 +335,13 @@ async fn connect(path: &Path) -> Result<UnixStream> {
 }
 
 fn unreachable(path: &Path, error: std::io::Error) -> Error {
+    // Connecting to a file of another kind is refused as well.
+    if fs::metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
+        return Error::usage(format!(
+            "{} is no socket, so no master is there: --control takes the path of a control socket",
+            path.display()
+        ));
+    }
     let path = path.display();
     match error.kind() {
         ErrorKind::NotFound => Error::absent(format!(
@@ -473,6 +480,13 @@ mod tests {
             error.exit_code() == 3 && error.to_string().contains("running?"),
             "{error}"
         );
+        fs::write(&path, "").expect("written");
+        let error = status(&path).await.expect_err("no socket");
+        assert!(
+            error.is_usage() && error.to_string().contains("no socket"),
+            "{error}"
+        );
+        fs::remove_file(&path).expect("there");
         drop(std::os::unix::net::UnixListener::bind(&path).expect("free"));
         let error = ask(&path, &Verb::Pause, |_| ()).await.expect_err("dead");
         assert!(

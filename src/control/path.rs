@@ -324,15 +324,15 @@ impl Bound {
         (self.listener.as_fd(), self.lock.as_fd())
     }
 
-    /// The listener, the lock and the path, to be handed to another binary by `exec`: nothing is
-    /// removed any more.
+    /// The listener, the lock and the path, as if by `exec`: nothing is removed any more.
+    #[cfg(test)]
     pub(crate) fn into_parts(mut self) -> (OwnedFd, OwnedFd, PathBuf) {
         self.names.owner = 0;
         let path = std::mem::take(&mut self.names.path);
         (self.listener, self.lock, path)
     }
 
-    /// What [`into_parts`](Self::into_parts) gave, put together again.
+    /// What [`descriptors`](Self::descriptors) and [`path`](Self::path) gave, put together again.
     pub(crate) fn from_parts(listener: OwnedFd, lock: OwnedFd, path: PathBuf) -> Self {
         let owner = std::process::id();
         Self {

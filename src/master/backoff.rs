@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use crate::status::HEALTHY;
+
 const FIRST: Duration = Duration::from_millis(100);
-/// A worker that lived this long was healthy: its successor starts at once.
-const HEALTHY: Duration = Duration::from_secs(10);
 
 /// Exponential back-off of one seat: 0.1 s, 0.2 s … up to a limit, each up to a quarter shorter so that seats
 /// that die together do not come back together.

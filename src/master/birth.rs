@@ -26,6 +26,7 @@ use crate::{
     status::Seat,
     sys::{
         child::{Child, Exit},
+        clock::monotonic_ns,
         fdpass,
         readiness::watch_child,
     },
@@ -175,6 +176,7 @@ impl Supervisor {
         let seat = status.seats.entry(process.seat.number).or_default();
         seat.pids.push(pid);
         seat.respawn_at = None;
+        seat.filled_at = monotonic_ns();
         process.listen(&self.events);
     }
 }

@@ -52,7 +52,11 @@ impl Reports for Status {
             workers_ready: count(State::Ready),
             workers_hung: count(State::Hung),
             workers_draining: count(State::Draining),
-            crash_loops: known.seats.values().filter(|s| s.crash_loop > 0).count() as u16,
+            crash_loops: known
+                .seats
+                .iter()
+                .filter(|(number, seat)| **number < known.workers && seat.deaths_in_a_row() > 0)
+                .count() as u16,
             listeners: known
                 .listeners
                 .iter()
@@ -142,7 +146,7 @@ impl Status {
             cpu_seconds: seat.cpu().as_secs_f64(),
             restarts: seat.restarts.values().sum(),
             hung: retired + hung,
-            crash_loop: seat.crash_loop,
+            crash_loop: seat.deaths_in_a_row(),
             respawn_in_seconds: seat.respawn_at.map(seconds_until),
         }
     }

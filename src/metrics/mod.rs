@@ -219,7 +219,13 @@ impl ScoreboardCollector {
                 .occupied()
                 .filter(|row| row.birth.seat.load(Relaxed) == u64::from(seat))
                 .max_by_key(|row| row.birth.generation.load(Relaxed));
-            let is_ready = row.is_some_and(|row| row.state() == State::Ready);
+            // While a successor starts, its predecessor takes connections.
+            let mut in_seat = self
+                .status
+                .board
+                .occupied()
+                .filter(|row| row.birth.seat.load(Relaxed) == u64::from(seat));
+            let is_ready = in_seat.any(|row| row.state() == State::Ready);
             let open = row.map_or(0, Row::open);
             page.gauge(
                 &WORKER_UP,
@@ -239,7 +245,11 @@ impl ScoreboardCollector {
                 .map(|row| get(&row.dispatched.hung))
                 .sum::<u64>();
             page.counter(&WORKER_HUNG, &labels, hung as f64);
-            page.gauge(&WORKER_CRASH_LOOP, &labels, f64::from(status.crash_loop));
+            page.gauge(
+                &WORKER_CRASH_LOOP,
+                &labels,
+                f64::from(status.deaths_in_a_row()),
+            );
             if is_ready {
                 busiest = busiest.max(open);
                 sum += open;

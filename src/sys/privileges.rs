@@ -128,6 +128,14 @@ pub fn drop_to(identity: &Identity) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes this process to others of the same user once more, as [`drop_to`] did: `exec` has opened it.
+///
+/// # Errors
+/// As `prctl(2)`.
+pub fn close_again() -> io::Result<()> {
+    Ok(prctl::set_dumpable(false)?)
+}
+
 /// Takes from a worker what it does not need: capabilities, the way to new ones, and core dumps,
 /// which would hold what clients sent. Works without privileges too. Capabilities are each thread's
 /// own: to be called before there is a second one.

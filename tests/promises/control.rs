@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal::SIGKILL;
 
 use crate::harness::{
-    Client, Demo, Finished, Gate, Pointsman, get, is_running, kill, run_to_end, until,
+    Client, Demo, Finished, Gate, Pointsman, children, get, is_running, kill, run_to_end, until,
 };
 
 /// Where a test has its control socket; gone with the test.
@@ -368,4 +368,126 @@ fn a_socket_that_is_no_masters_is_said_to_be() {
     hangs_up.join().expect("it accepted");
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.stderr.contains("went away"), "{done:?}");
+}
+
+#[test]
+fn a_bad_binary_that_leaves_a_process_behind_keeps_nobody_waiting() {
+    let (place, demo) = (Place::new("orphan"), Demo::start("a"));
+    let proxy = place.start(&demo.url(), &["--workers", "1"]);
+    let (script, left) = (place.0.join("bad"), place.0.join("left"));
+    // What it leaves behind has standard error and nothing else.
+    let text = "#!/bin/bash\n\
+        for fd in /proc/$$/fd/*; do n=${fd##*/}; [ $n -gt 2 ] && [ $n -lt 255 ] && eval \"exec $n>&-\"; done\n\
+        sleep 300 &\n\
+        echo $! > LEFT\n\
+        exit 3\n";
+    let text = text.replace("LEFT", left.to_str().expect("ASCII"));
+    fs::write(&script, text).expect("written");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("ours");
+    let refused = place.ctl(&["upgrade", script.to_str().expect("ASCII")]);
+    let left = fs::read_to_string(left).expect("it ran");
+    let left = left.trim().parse().expect("a process id");
+    let lives = is_running(left);
+    kill(left, SIGKILL);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("exit code 3"), "{refused:?}");
+    assert!(lives, "the master waited for it");
+    assert_eq!(proxy.admin("/healthz").status, 200);
+}
+
+/// A master that runs by a file, which the test changes.
+fn by_file(place: &Place, text: &str) -> (Pointsman, PathBuf) {
+    let file = place.0.join("pointsman.toml");
+    fs::write(&file, text).expect("written");
+    let socket = place.socket();
+    let proxy = Pointsman::start_on(
+        &[],
+        &[],
+        &["--control", &socket, "-c", file.to_str().expect("ASCII")],
+    );
+    (proxy, file)
+}
+
+#[test]
+fn a_reload_whose_new_worker_does_not_come_up_changes_nothing() {
+    let (place, demo) = (Place::new("late"), Demo::start("a"));
+    let before = format!(
+        "listen = '127.0.0.1:0'\nupstream = '{}'\nworkers = 1\n",
+        demo.url()
+    );
+    let (proxy, file) = by_file(&place, &before);
+    let after = format!(
+        "listen = '127.0.0.1:0'\nupstream = '{}'\nworkers = 2\nmode = 'shared'\n",
+        demo.url()
+    );
+    let seen = |of: &str| place.report("status")[of].clone();
+    // Kills the second worker as soon as it is there; should it have been ready before, once more.
+    until("the second worker dies before it is ready", || {
+        fs::write(&file, &after).expect("written");
+        let known = proxy.worker_pids();
+        let over = AtomicBool::new(false);
+        let done = thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    for (pid, _) in children(proxy.pid()) {
+                        if !known.contains(&pid) {
+                            kill(pid, SIGKILL);
+                        }
+                    }
+                    thread::yield_now();
+                }
+            });
+            let done = place.ctl(&["reload"]);
+            over.store(true, Relaxed);
+            done
+        });
+        if done.code == Some(0) {
+            fs::write(&file, &before).expect("written");
+            place.works(&["reload"]);
+            return None;
+        }
+        assert!(done.stderr.contains("nothing has changed"), "{done:?}");
+        Some(())
+    });
+    assert_eq!(seen("mode"), "handoff");
+    assert_eq!(seen("workers"), 1);
+    assert_eq!(seen("reload")["successful"], false);
+    assert_eq!(seen("crash_loops"), 0);
+    fs::write(&file, &after).expect("written");
+    place.works(&["reload"]);
+    assert_eq!((seen("mode"), seen("workers")), ("shared".into(), 2.into()));
+}
+
+#[test]
+fn reloads_that_are_refused_use_nothing_up() {
+    let (place, demo) = (Place::new("columns"), Demo::start("a"));
+    let (proxy, file) = by_file(
+        &place,
+        &format!(
+            "listen = '127.0.0.1:0'\nupstream = '{}'\nworkers = 1\n",
+            demo.url()
+        ),
+    );
+    // More upstreams than there is room for, and an address that nobody here has.
+    for n in 0..65 {
+        let text = format!(
+            "upstream = 'http://127.0.0.1:{}'\nlisten = ['127.0.0.1:0', '192.0.2.1:80']\n",
+            1000 + n
+        );
+        fs::write(&file, text).expect("written");
+        let refused = place.ctl(&["reload"]);
+        assert!(refused.stderr.contains("192.0.2.1:80"), "{refused:?}");
+    }
+    let page = proxy.metrics();
+    assert!(!page.keys().any(|name| name.contains(":1000")), "{page:?}");
+    let other = Demo::start("b");
+    fs::write(
+        &file,
+        format!(
+            "listen = '127.0.0.1:0'\nupstream = '{}'\nworkers = 1\n",
+            other.url()
+        ),
+    )
+    .expect("written");
+    place.works(&["reload"]);
 }

@@ -448,6 +448,34 @@ fn master_and_workers_become_another_user_once_everything_is_bound() {
 }
 
 #[test]
+fn a_master_that_has_become_another_user_stays_closed_to_it_through_an_upgrade() {
+    if !Uid::effective().is_root() {
+        // Tried by the tests that run as root; what comes before it is refused above.
+        return;
+    }
+    let demo = Demo::start("one");
+    let place = std::env::temp_dir().join(format!("pointsman-closed-{}", std::process::id()));
+    std::fs::create_dir(&place).expect("a new directory");
+    // Where that user can get at it.
+    let binary = place.join("pointsman");
+    std::fs::copy(BINARY, &binary).expect("room for a copy");
+    let (binary, socket) = (
+        binary.display().to_string(),
+        place.join("s").display().to_string(),
+    );
+    let flags = ["--workers", "1", "--user", "nobody", "--control", &socket];
+    let proxy = Pointsman::start(&[&demo.url()], &flags);
+    let shown_as = || std::fs::metadata(format!("/proc/{}/maps", proxy.pid())).map(|m| m.uid());
+    assert_eq!(shown_as().expect("alive"), 0);
+    let ended = run_to_end(&["ctl", "--control", &socket, "upgrade", &binary]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(proxy.metric("pointsman_upgrades_total", &[]), 1.0);
+    assert_eq!(shown_as().expect("alive"), 0);
+    drop(proxy);
+    std::fs::remove_dir_all(&place).expect("ours");
+}
+
+#[test]
 fn a_user_that_is_not_there_is_refused_by_name() {
     for (flags, culprit) in [
         (&["--user", "no-such-user"][..], "no-such-user"),

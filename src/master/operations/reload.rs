@@ -12,6 +12,7 @@ use crate::{
     listener::ListenerGroup,
     master::{Admin, rules_of, seats_to_make, supervisor::Supervisor},
     notice,
+    scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS},
 };
 
 /// How long a listener that is taken away is given until nobody waits in it.
@@ -46,42 +47,82 @@ impl Supervisor {
             return Err(Error::usage(why));
         }
         self.check_columns(&new)?;
-        let made = self.make(&old, &new)?;
+        let before = self.status.lock().workers;
+        self.check_mode(&new)?;
+        self.make_room(workers).await?;
+        let made = self.make(&old, &new, workers.max(before))?;
         self.state.borrow_mut().settings = new.clone();
-        let mut done = Vec::new();
-        if old.needs_new_workers(&new) {
-            if let (replaced, Some(error)) = self.try_roll(teller).await {
-                self.state.borrow_mut().settings = old;
-                if replaced > 0 {
-                    // Back to what they were.
-                    let _ = self.try_roll(teller).await;
-                }
-                return Err(Error::failed(format!("{error}; nothing has changed")));
-            }
-            done.push("workers replaced".to_owned());
-        }
+        // The one thing left that can fail is a worker, so these come first.
+        let mut done = self.renew_workers(&old, &new, teller).await?;
         done.extend(self.change_listeners(&old, &new, made.groups).await);
         let rules = {
             let state = self.state.borrow();
             rules_of(&state.settings, state.rules.paused)
         };
         if self.state.borrow().rules != rules {
+            let arm = self.state.borrow().rules.arm;
             self.switch(rules).await?;
-            done.push(format!("mode {}", rules.arm));
+            done.push(match rules.arm == arm {
+                true => "other limits for dispatching".to_owned(),
+                false => format!("mode {}", rules.arm),
+            });
         }
-        if self.status.lock().workers != workers {
+        if workers < before {
             done.push(self.scale(workers, teller).await?);
         }
         if let Some(admin) = made.admin {
+            done.push(match &admin {
+                Some(admin) => format!("admin interface on {}", admin.address()),
+                None => "no admin interface".to_owned(),
+            });
             self.status.lock().admin = admin.as_ref().map(Admin::address);
-            let mut state = self.state.borrow_mut();
-            state.admin = admin.map(|admin| admin.serve(&self.status)).transpose()?;
-            done.push("admin interface moved".to_owned());
+            self.state.borrow_mut().admin = admin;
         }
         Ok(match done.is_empty() {
             true => "reloaded, nothing to change".into(),
             false => format!("reloaded: {}", done.join(", ")),
         })
+    }
+
+    /// Has workers run by the settings that are in force now, as many as these say if they say more.
+    /// If one does not come up, the settings before are in force again.
+    async fn renew_workers(
+        &self,
+        old: &Settings,
+        new: &Settings,
+        teller: &Teller,
+    ) -> Result<Vec<String>> {
+        let workers = new.cluster.validate()?.get();
+        let mut done = Vec::new();
+        let (mut replaced, mut failure) = (0, None);
+        if old.needs_new_workers(new) {
+            (replaced, failure) = self.try_roll(teller).await;
+            done.push("workers replaced".to_owned());
+        }
+        if failure.is_none() && workers > self.status.lock().workers {
+            match self.scale(workers, teller).await {
+                Ok(text) => done.push(text),
+                Err(error) => failure = Some(error),
+            }
+        }
+        let Some(error) = failure else {
+            return Ok(done);
+        };
+        self.state.borrow_mut().settings = old.clone();
+        if replaced > 0
+            && let (_, Some(again)) = self.try_roll(teller).await
+        {
+            return Err(Error::failed(format!(
+                "{error}; and some workers go by the new configuration, for on the way back {again}"
+            )));
+        }
+        let text = error.to_string();
+        Err(Error::failed(
+            match text.ends_with("; nothing has changed") {
+                true => text,
+                false => text + "; nothing has changed",
+            },
+        ))
     }
 
     fn read_settings(&self) -> Result<Settings> {
@@ -96,37 +137,42 @@ impl Supervisor {
         read
     }
 
-    /// Is there a column of the scoreboard for each upstream endpoint?
+    /// Is there a column of the scoreboard for each upstream endpoint? None is taken yet: a reload that
+    /// is refused must not use them up.
     fn check_columns(&self, new: &Settings) -> Result<()> {
-        let mut status = self.status.lock();
-        for name in &new.endpoints {
-            if status.endpoint_column(name).is_none() {
-                return Err(Error::failed(format!(
-                    "no room to count for upstream {name}: too many others since the start; restart"
-                )));
-            }
+        let status = self.status.lock();
+        let is_new = |name: &&String| !status.endpoints.contains(name);
+        let room = MAX_ENDPOINTS - status.endpoints.len();
+        match new.endpoints.iter().filter(is_new).nth(room) {
+            Some(name) => Err(Error::failed(format!(
+                "no room to count for upstream {name}: {MAX_ENDPOINTS} were in use since the start, which is the most; restart"
+            ))),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Binds what is new.
-    fn make(&self, old: &Settings, new: &Settings) -> Result<Made> {
-        let seats = seats_to_make(&new.cluster, self.status.lock().workers);
-        let groups = new
+    /// Can every listener that is there dispatch in the new mode?
+    fn check_mode(&self, new: &Settings) -> Result<()> {
+        let state = self.state.borrow();
+        let mut staying = state
+            .listening
+            .iter()
+            .filter(|(_, listen)| new.cluster.listen_passed || new.cluster.listen.contains(listen))
+            .filter_map(|(number, _)| state.groups.get(*number)?.as_ref());
+        staying.try_for_each(|group| group.allows(new.cluster.arm.mode()))
+    }
+
+    /// Binds what is new, with room for `workers`.
+    fn make(&self, old: &Settings, new: &Settings, workers: u16) -> Result<Made> {
+        let seats = seats_to_make(&new.cluster, workers);
+        let bound = new
             .cluster
             .listen
             .iter()
             .filter(|listen| !old.cluster.listen.contains(listen))
             .map(|listen| match listen {
                 Listen::Address(address) => {
-                    let group = ListenerGroup::bind(*address, seats)?;
-                    let number = self.status.lock().listener_number(group.address());
-                    let number = number.ok_or_else(|| {
-                        Error::failed(format!(
-                            "no room to count for {listen}: too many other listeners since the start; restart"
-                        ))
-                    })?;
-                    Ok((number, listen.clone(), group))
+                    Ok((listen.clone(), ListenerGroup::bind(*address, seats)?))
                 }
                 Listen::Passed(_) => Err(Error::usage(format!(
                     "{listen} cannot be added by a reload: restart"
@@ -136,8 +182,27 @@ impl Supervisor {
         let admin = match (old.cluster.admin, new.cluster.admin) {
             (a, b) if a == b => None,
             (_, None) => Some(None),
-            (_, Some(address)) => Some(Some(Admin::bind(address)?)),
+            (_, Some(address)) => Some(Some(Admin::bind(address)?.serve(&self.status)?)),
         };
+        // Last, for a number is for life.
+        let mut status = self.status.lock();
+        let known = |address: String| status.listeners.iter().any(|l| l.address == address);
+        let unknown = bound
+            .iter()
+            .filter(|(_, g)| !known(g.address().to_string()));
+        let room = MAX_LISTENERS - status.listeners.len();
+        if let Some((listen, _)) = unknown.clone().nth(room) {
+            return Err(Error::failed(format!(
+                "no room to count for {listen}: {MAX_LISTENERS} addresses were listened on since the start, which is the most; restart"
+            )));
+        }
+        let groups = bound
+            .into_iter()
+            .filter_map(|(listen, group)| {
+                Some((status.listener_number(group.address())?, listen, group))
+            })
+            .collect();
+        drop(status);
         Ok(Made { groups, admin })
     }
 

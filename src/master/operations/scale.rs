@@ -1,6 +1,6 @@
 //! Changing the number of workers.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc};
 
 use super::Teller;
 use crate::{
@@ -18,38 +18,47 @@ impl Supervisor {
                 "{count} workers: it takes 1 to {MAX_WORKERS}"
             )));
         }
+        let most = self.state.borrow().settings.cluster.max_workers;
+        if let Some(most) = most.filter(|most| count > *most) {
+            return Err(Error::usage(format!(
+                "{count} workers: --max-workers admits {most}"
+            )));
+        }
         let before = self.status.lock().workers;
         if count > before {
             self.make_room(count).await?;
         }
         self.status.lock().workers = count;
-        let mut births = Vec::new();
-        for number in 0..count {
+        if let Err(error) = self.fill(0..count, teller).await {
+            self.status.lock().workers = before;
+            self.empty(before..count, teller).await;
+            return Err(Error::failed(format!("{error}; nothing has changed")));
+        }
+        self.empty(count..before, teller).await;
+        Ok(match (before, count) {
+            (before, count) if count < before => {
+                format!("{count} workers; the others finish what they hold")
+            }
+            _ => format!("{count} workers"),
+        })
+    }
+
+    /// Starts a worker in each of these seats that is empty, one after the other.
+    async fn fill(&self, seats: Range<u16>, teller: &Teller) -> Result<()> {
+        for number in seats {
             let seat = self.state.borrow().seat(number);
-            if self.state.borrow().holder(seat).is_some() {
-                continue;
-            }
-            match self.spawn(seat).await {
-                Ok(birth) => births.push((seat, birth)),
-                Err(error) => {
-                    self.respawn_later(seat, Duration::ZERO);
-                    return Err(Error::failed(format!("{error}; it is tried again")));
-                }
+            if self.state.borrow().holder(seat).is_none() {
+                let birth = self.spawn(seat).await?;
+                teller.say(format!("worker {number} starts"));
+                self.await_ready(seat, birth).await?;
             }
         }
-        let mut failure = None;
-        for (seat, birth) in births {
-            match self.await_ready(seat, birth).await {
-                Ok(()) => teller.say(format!("worker {} is ready", seat.number)),
-                Err(error) => failure = Some(error),
-            }
-        }
-        if let Some(error) = failure {
-            return Err(Error::failed(format!(
-                "{error}; there are to be {count} workers, and it is tried again"
-            )));
-        }
-        for number in count..before {
+        Ok(())
+    }
+
+    /// Drains the workers in these seats.
+    async fn empty(&self, seats: Range<u16>, teller: &Teller) {
+        for number in seats {
             let birth = {
                 let state = self.state.borrow();
                 let seat = state.seat(number);
@@ -60,16 +69,10 @@ impl Supervisor {
                 self.drain(birth).await;
             }
         }
-        Ok(match (before, count) {
-            (before, count) if count < before => {
-                format!("{count} workers; the others finish what they hold")
-            }
-            _ => format!("{count} workers"),
-        })
     }
 
     /// Sees to it that every group has a listener for each of `workers` workers.
-    async fn make_room(&self, workers: u16) -> Result<()> {
+    pub(super) async fn make_room(&self, workers: u16) -> Result<()> {
         let (groups, dispatcher) = {
             let state = self.state.borrow();
             let seats = usize::from(workers) + usize::from(state.settings.cluster.master_serves);

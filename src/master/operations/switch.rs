@@ -6,7 +6,7 @@
 
 use crate::{
     dispatch::mode::Mode,
-    error::{Error, Result},
+    error::Result,
     master::{dispatcher::Rules, supervisor::Supervisor},
 };
 
@@ -15,12 +15,8 @@ impl Supervisor {
     pub(super) async fn switch(&self, rules: Rules) -> Result<()> {
         let dispatcher = {
             let state = self.state.borrow();
-            let unowned = state.groups.iter().flatten().find(|g| g.seats() == 0);
-            if let Some(group) = unowned.filter(|_| rules.arm.mode() == Mode::Reuseport) {
-                return Err(Error::usage(format!(
-                    "mode 'reuseport' is not possible on {}: workers have no listeners of their own there",
-                    group.address()
-                )));
+            for group in state.groups.iter().flatten() {
+                group.allows(rules.arm.mode())?;
             }
             state.dispatcher.clone()
         };

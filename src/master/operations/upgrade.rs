@@ -50,7 +50,7 @@ use crate::{
         child::{Child, Exit, admit_signals},
         clock::monotonic_ns,
         exec::{self, Luggage},
-        fdpass,
+        fdpass, privileges,
         readiness::watch_child,
     },
 };
@@ -484,6 +484,9 @@ fn read(words: &[u8]) -> io::Result<Carried> {
 pub(in crate::master) fn resume(luggage: Luggage, hooks: Hooks) -> Result<()> {
     let failed = |error| Error::runtime("cannot take over from the binary before", error);
     let carried = read(&luggage.words).map_err(failed)?;
+    if carried.settings.cluster.user.is_some() {
+        privileges::close_again().map_err(failed)?;
+    }
     let came_back = carried.came_back.clone();
     let holdings = match unpack(&luggage, carried) {
         Ok(holdings) => holdings,
