@@ -51,7 +51,15 @@ impl ListenerGroup {
     /// # Errors
     /// The address is in use, not ours, or not permitted.
     pub fn bind(address: SocketAddr, seats: usize) -> Result<Self> {
-        let refused = |error| Error::runtime(format!("cannot listen on {address}"), error);
+        let refused = |error: io::Error| {
+            let way_out = match (error.kind(), address.port()) {
+                (io::ErrorKind::PermissionDenied, 1..1024) => {
+                    " (ports below 1024 take CAP_NET_BIND_SERVICE, a start as root, or a passed socket)"
+                }
+                _ => "",
+            };
+            Error::runtime(format!("cannot listen on {address}{way_out}"), error)
+        };
         // SO_REUSEPORT would let us join the group of another instance of ourselves unseen, and
         // share its connections. A socket without it finds out whether the address is free.
         if address.port() != 0 {

@@ -319,11 +319,14 @@ fn live(
             last_ends: Default::default(),
             births: 0,
             epoch: 0,
+            stop_wanted: false,
+            later: Vec::new(),
         };
         let supervisor = Rc::new(Supervisor {
             board,
             status,
             events,
+            ask,
             reports,
             state: cluster.into(),
             changed: Notify::new(),
@@ -333,7 +336,6 @@ fn live(
             events: happened,
             reports: heard,
             asked,
-            ask,
         };
         let resumes = resumed.is_some();
         if let Some(resumed) = resumed {

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::spawn_local,
+    time::{sleep, timeout},
+};
 
 use super::{
     process::{Birth, Event, Process},
@@ -49,9 +52,11 @@ impl Supervisor {
                 state.settings.cluster.drain_timeout,
             )
         };
-        // A worker that is gone needs no telling, and one that is stuck will not hear.
-        let _ = timeout(TELL_DEADLINE, control.send(&ToWorker::Drain, &[])).await;
         if let Some(process) = self.state.borrow_mut().processes.get_mut(&birth) {
+            // One that is stuck hears it when it moves, if its line is full not before.
+            process.watch.push(spawn_local(async move {
+                let _ = control.send(&ToWorker::Drain, &[]).await;
+            }));
             process.must_end_within(limit);
         }
         self.changed.notify_waiters();

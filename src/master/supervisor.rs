@@ -42,6 +42,8 @@ use crate::{
 const PING_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a signal may be on its way from the kernel to whoever acts on it.
 const LAST_SIGNALS: Duration = Duration::from_millis(2);
+/// How soon a request to stop that came in the midst of an upgrade is looked at again.
+const STOP_AGAIN: Duration = Duration::from_millis(10);
 /// How long a worker's control line may be full before the worker is left to hear later.
 pub(super) const TELL_DEADLINE: Duration = Duration::from_millis(200);
 
@@ -50,6 +52,8 @@ pub(super) struct Supervisor {
     pub(super) board: Scoreboard,
     pub(super) status: Status,
     pub(super) events: mpsc::UnboundedSender<Event>,
+    /// Where signals put what they ask for.
+    pub(super) ask: mpsc::UnboundedSender<Asked>,
     /// For the dispatcher, should another be started.
     pub(super) reports: mpsc::UnboundedSender<Report>,
     pub(super) state: RefCell<Cluster>,
@@ -82,6 +86,10 @@ pub(super) struct Cluster {
     pub(super) births: Birth,
     /// Counts changes of the workers' doors.
     pub(super) epoch: u64,
+    /// Somebody asked to stop in the midst of an upgrade.
+    pub(super) stop_wanted: bool,
+    /// What signals asked for while something else was under way.
+    pub(super) later: Vec<Asked>,
 }
 
 /// Everything that the control runtime waits for.
@@ -89,8 +97,6 @@ pub(super) struct Inbox {
     pub(super) events: mpsc::UnboundedReceiver<Event>,
     pub(super) reports: mpsc::UnboundedReceiver<Report>,
     pub(super) asked: mpsc::UnboundedReceiver<Asked>,
-    /// Where signals put what they ask for.
-    pub(super) ask: mpsc::UnboundedSender<Asked>,
 }
 
 /// The signals that the master acts on.
@@ -185,16 +191,18 @@ impl Supervisor {
                 },
                 Some(report) = inbox.reports.recv() => self.heed(report),
                 Some(asked) = inbox.asked.recv() => {
-                    if asked.verb == Verb::Stop {
+                    if asked.verb == Verb::Stop && self.state.borrow().frozen {
+                        // Nothing could be handed over now.
+                        self.stop_after_freeze(asked);
+                    } else if asked.verb == Verb::Stop {
                         self.say_stopping(&asked);
                         break;
+                    } else {
+                        self.begin(asked);
                     }
-                    self.begin(asked);
                 }
                 (verb, name) = signals.next() => {
-                    let (answer, _) = mpsc::unbounded_channel();
-                    let asked = Asked { verb, by: name.into(), answer };
-                    let _ = inbox.ask.send(asked);
+                    self.ask(verb, name);
                 }
             }
             self.changed.notify_waiters();
@@ -258,19 +266,37 @@ impl Supervisor {
         hold_signals();
         if let Ok((verb, name)) = timeout(LAST_SIGNALS, signals.next()).await {
             admit_signals();
-            let (answer, _) = mpsc::unbounded_channel();
-            let _ = inbox.ask.send(Asked {
-                verb,
-                by: name.into(),
-                answer,
-            });
+            self.ask(verb, name);
             leap.refuse(io::Error::other(format!("{name} came first")));
+        } else if self.state.borrow().stop_wanted {
+            admit_signals();
+            leap.refuse(io::Error::other("somebody asked to stop"));
         } else if !inbox.events.is_empty() {
             admit_signals();
             let _ = self.events.send(Event::Leap(leap));
         } else {
             self.leap(*leap);
         }
+    }
+
+    /// Asks for what a signal asks for.
+    fn ask(&self, verb: Verb, signal: &str) {
+        let (answer, _) = mpsc::unbounded_channel();
+        let _ = self.ask.send(Asked {
+            verb,
+            by: signal.into(),
+            answer,
+        });
+    }
+
+    /// Asks to stop again in a moment: the upgrade in the midst of which it came is given up.
+    fn stop_after_freeze(&self, asked: Asked) {
+        self.state.borrow_mut().stop_wanted = true;
+        let ask = self.ask.clone();
+        spawn_local(async move {
+            sleep(STOP_AGAIN).await;
+            let _ = ask.send(asked);
+        });
     }
 
     /// Waits until `check` gives a value; it is asked after every change.

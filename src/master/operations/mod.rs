@@ -65,6 +65,14 @@ impl Supervisor {
             }
         };
         if let Some(why) = in_the_way {
+            if by.starts_with("SIG") {
+                // Nobody could be told to try again.
+                notice(format_args!("{what} ({by}): later, {why}"));
+                let later = &mut self.state.borrow_mut().later;
+                later.retain(|asked| asked.verb != verb);
+                later.push(Asked { verb, by, answer });
+                return;
+            }
             notice(format_args!("{what} ({by}): refused, {why}"));
             let error = format!("{why}: try again when it is done");
             let _ = answer.send(Line::Failed { error, busy: true });
@@ -109,6 +117,10 @@ impl Supervisor {
         status.last_failure = outcome.as_ref().err().map(ToString::to_string);
         drop(status);
         self.changed.notify_waiters();
+        self.notify_ready();
+        for asked in self.state.borrow_mut().later.drain(..) {
+            let _ = self.ask.send(asked);
+        }
     }
 
     /// Answers whoever asked to stop. Nobody waits for the end on this line: it ends with the master.

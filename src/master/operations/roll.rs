@@ -31,11 +31,6 @@ impl Supervisor {
             (0..workers).map(|number| state.seat(number)).collect()
         };
         for seat in seats {
-            let held = self.state.borrow().holder(seat).map(|p| p.birth);
-            // An empty seat is filled again soon, by the present settings.
-            if held.is_none() {
-                continue;
-            }
             let outcome = match self.spawn(seat).await {
                 Ok(birth) => self.await_ready(seat, birth).await,
                 Err(error) => Err(error),
@@ -44,7 +39,7 @@ impl Supervisor {
                 return (replaced, Some(error));
             }
             replaced += 1;
-            teller.say(format!("worker {} replaced", seat.number));
+            teller.say(format!("worker {} is a new one", seat.number));
         }
         (replaced, None)
     }

@@ -167,7 +167,11 @@ impl Supervisor {
         let (error, recruits) = failure
             .await
             .map_err(|_| Error::failed("the supervisor has ended"))?;
-        self.start_dispatcher(recruits)?;
+        if let Err(error) = self.start_dispatcher(recruits) {
+            // A master that accepts nothing must not look alive.
+            notice(format_args!("{error}"));
+            std::process::exit(1);
+        }
         Err(Error::runtime(
             format!("cannot become {}; nothing has changed", path.display()),
             error,
