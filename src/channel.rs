@@ -312,3 +312,143 @@ impl Control {
         )))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read};
+
+    use super::*;
+
+    fn entries(n: usize) -> impl ExactSizeIterator<Item = Entry> + Clone {
+        (0..n).map(|i| Entry {
+            accepted_at: i as u64,
+            peer: ([127, 0, 0, 1], i as u16).into(),
+            listener: 0,
+            arm: Arm::ALL[0],
+        })
+    }
+
+    /// The bytes of a batch.
+    fn batch(n: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        wire::encode(1, entries(n), &mut bytes);
+        bytes
+    }
+
+    /// A pipe's end to send, and the other to find out whether anybody has it still.
+    fn pipe() -> (OwnedFd, File) {
+        let (read, write) = nix::unistd::pipe().expect("pipe");
+        (write, File::from(read))
+    }
+
+    fn on_a_runtime<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("a runtime").block_on(test)
+    }
+
+    /// What a worker makes of `bytes` that come with `n` descriptors. They are closed by then, unless
+    /// it is a batch.
+    fn arrives(bytes: &[u8], n: usize) -> Option<usize> {
+        on_a_runtime(async {
+            let (outlet, inlet) = handover_line().expect("line");
+            let inlet = Inlet::new(inlet).expect("a runtime");
+            let (sent, mut kept) = pipe();
+            let descriptors = std::iter::repeat_n(sent.as_fd(), n);
+            fdpass::send(outlet.socket.as_fd(), bytes, descriptors).expect("sent");
+            drop(sent);
+            let mut letterbox = Letterbox::default();
+            inlet.readable().await.expect("a runtime");
+            let arrived = match inlet.receive(&mut letterbox) {
+                Arrival::Batch(batch, sockets) => {
+                    assert_eq!((batch.len(), sockets.len()), (n, n));
+                    return Some(n);
+                }
+                Arrival::Malformed => None,
+                other => panic!("{other:?}"),
+            };
+            // The end of the file: nobody has the other end any more. It would block otherwise.
+            assert_eq!(kept.read(&mut [0]).expect("the end"), 0);
+            // And the line is as good as before.
+            let (sent, _kept) = pipe();
+            fdpass::send(outlet.socket.as_fd(), &batch(1), [sent.as_fd()].into_iter())
+                .expect("sent");
+            let next = inlet.receive(&mut letterbox);
+            assert!(matches!(next, Arrival::Batch(..)), "{next:?}");
+            arrived
+        })
+    }
+
+    #[test]
+    fn a_batch_comes_with_as_many_descriptors_as_it_says() {
+        for n in [1, 2, MAX_BATCH] {
+            assert_eq!(arrives(&batch(n), n), Some(n));
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_descriptors_is_no_batch_and_all_of_them_are_closed() {
+        for (said, came) in [
+            (2, 0),
+            (2, 1),
+            (1, 2),
+            (MAX_BATCH, MAX_BATCH - 1),
+            (1, MAX_BATCH),
+        ] {
+            assert_eq!(
+                arrives(&batch(said), came),
+                None,
+                "{said} said, {came} came"
+            );
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_batch_or_too_many_are_none_and_their_descriptors_are_closed() {
+        let mut truncated = batch(3);
+        truncated.pop();
+        let mut longer = batch(MAX_BATCH);
+        longer.push(0);
+        for (bytes, came) in [(b"x".to_vec(), 1), (truncated, 3), (longer, MAX_BATCH)] {
+            assert_eq!(arrives(&bytes, came), None, "{} bytes", bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_control_message_that_is_none_is_an_error_and_its_descriptors_are_closed() {
+        on_a_runtime(async {
+            let (ours, theirs) = fdpass::pair().expect("pair");
+            let control = Control::new(theirs).expect("a runtime");
+            for bytes in [
+                &b"{}"[..],
+                b"\xff",
+                b"{\"Doors\":",
+                &[b' '; MAX_CONTROL + 1],
+            ] {
+                let (sent, mut kept) = pipe();
+                fdpass::send(ours.as_fd(), bytes, [sent.as_fd()].into_iter()).expect("sent");
+                drop(sent);
+                let error = control.receive::<ToWorker>().await.expect_err("no message");
+                assert_eq!(kept.read(&mut [0]).expect("the end"), 0, "{error}");
+            }
+            let drain = serde_json::to_vec(&ToWorker::Drain).expect("plain data");
+            fdpass::send(ours.as_fd(), &drain, std::iter::empty()).expect("sent");
+            let next = control.receive::<ToWorker>().await.expect("a message");
+            assert_eq!(next.map(|(message, _)| message), Some(ToWorker::Drain));
+        });
+    }
+
+    #[test]
+    fn a_control_message_that_is_too_large_is_not_sent() {
+        on_a_runtime(async {
+            let (ours, _theirs) = fdpass::pair().expect("pair");
+            let control = Control::new(ours).expect("a runtime");
+            let error = control.send(&"x".repeat(MAX_CONTROL), &[]).await;
+            assert_eq!(
+                error.expect_err("refused").kind(),
+                io::ErrorKind::InvalidInput
+            );
+        });
+    }
+}

@@ -7,6 +7,11 @@
 //! | `dispatch` | every mode and policy: who gets which connection |
 //! | `deaths` | what happens to connections when processes die |
 //! | `environment` | systemd, containers, users: whoever starts it |
+//! | `hangs` | workers that stand still |
+//! | `switching` | modes, pauses and numbers of workers, changed under traffic |
+//! | `reloads` | the configuration, read again |
+//! | `upgrades` | another binary in the same process |
+//! | `shortages` | processes that run out of descriptors |
 //! | `proxying` | what the upstream and the client get to see |
 //! | `bodies` | large, slow and broken bodies, time-outs |
 //! | `tunnels` | WebSocket and other upgrades |
@@ -27,7 +32,17 @@ mod deaths;
 mod dispatch;
 #[path = "promises/environment.rs"]
 mod environment;
+#[path = "promises/hangs.rs"]
+mod hangs;
 #[path = "promises/proxying.rs"]
 mod proxying;
+#[path = "promises/reloads.rs"]
+mod reloads;
+#[path = "promises/shortages.rs"]
+mod shortages;
+#[path = "promises/switching.rs"]
+mod switching;
 #[path = "promises/tunnels.rs"]
 mod tunnels;
+#[path = "promises/upgrades.rs"]
+mod upgrades;

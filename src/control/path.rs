@@ -109,8 +109,19 @@ fn usual_in(places: Vec<Place>) -> Result<PathBuf> {
     if place.ours {
         make_directory(&place.directory)?;
     }
-    Ok(place.directory.join(format!("{}.sock", std::process::id())))
+    // Process ids are not unique where containers share the directory: then the next name is tried.
+    let pid = std::process::id();
+    let mut names = std::iter::once(format!("{pid}.sock"))
+        .chain((2..=MAX_NAMESAKES).map(|n| format!("{pid}-{n}.sock")))
+        .map(|name| place.directory.join(name));
+    let first = place.directory.join(format!("{pid}.sock"));
+    Ok(names
+        .find(|path| !matches!(probe(path), Probe::Answers(_)))
+        .unwrap_or(first))
 }
+
+/// How many masters with one process id may have their sockets in one directory.
+const MAX_NAMESAKES: u32 = 16;
 
 /// Makes a directory that only we may look into, or makes sure that the one that is there is such.
 fn make_directory(directory: &Path) -> Result<()> {

@@ -2,6 +2,7 @@
 //! upstreams. Waiting is always for a condition, with a deadline.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod place;
 pub mod upstream;
 
 use std::{
@@ -154,6 +155,28 @@ impl Pointsman {
             .collect()
     }
 
+    /// Connections that each worker has taken so far, by whatever way; its present process only.
+    #[track_caller]
+    pub fn taken(&self) -> Vec<u64> {
+        let report = self.workers();
+        let workers = report["workers"].as_array().expect("a list");
+        let number = |w: &serde_json::Value, field| w[field].as_u64().unwrap_or(0);
+        workers
+            .iter()
+            .map(|w| number(w, "connections_handed_over") + number(w, "connections_self_accepted"))
+            .collect()
+    }
+
+    /// The state of the worker in a seat.
+    #[track_caller]
+    pub fn state(&self, seat: usize) -> String {
+        let report = self.workers();
+        report["workers"][seat]["state"]
+            .as_str()
+            .unwrap_or("absent")
+            .to_owned()
+    }
+
     /// Process ids of the workers, by seat.
     #[track_caller]
     pub fn worker_pids(&self) -> Vec<i32> {
@@ -214,6 +237,21 @@ impl Drop for Pointsman {
             eprintln!("--- pointsman's log:\n{}---", self.log());
         }
     }
+}
+
+/// Stops a process, and waits until it stands still.
+#[track_caller]
+pub fn stop(pid: i32) {
+    kill(pid, nix::sys::signal::Signal::SIGSTOP);
+    until("the process stands still", || {
+        process(pid).filter(|(_, state)| *state == 'T').map(drop)
+    });
+}
+
+/// Lets a stopped process go on.
+#[track_caller]
+pub fn resume(pid: i32) {
+    kill(pid, nix::sys::signal::Signal::SIGCONT);
 }
 
 /// Sends a signal to a process.

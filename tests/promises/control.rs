@@ -3,7 +3,6 @@
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, net::UnixListener},
-    path::PathBuf,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -11,64 +10,7 @@ use std::{
 
 use nix::sys::signal::Signal::SIGKILL;
 
-use crate::harness::{
-    Client, Demo, Finished, Gate, Pointsman, children, get, is_running, kill, run_to_end, until,
-};
-
-/// Where a test has its control socket; gone with the test.
-struct Place(PathBuf);
-
-impl Place {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("pm-ctl-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).expect("a directory for temporary files");
-        Self(path)
-    }
-
-    fn socket(&self) -> String {
-        self.0.join("s").to_str().expect("ASCII").to_owned()
-    }
-
-    fn entries(&self) -> usize {
-        fs::read_dir(&self.0).expect("a directory").count()
-    }
-
-    fn start(&self, upstream: &str, arguments: &[&str]) -> Pointsman {
-        let socket = self.socket();
-        Pointsman::start(
-            &[upstream],
-            &[&["--control", &socket][..], arguments].concat(),
-        )
-    }
-
-    /// Runs `pointsman ctl` for the master that is here.
-    #[track_caller]
-    fn ctl(&self, arguments: &[&str]) -> Finished {
-        let socket = self.socket();
-        run_to_end(&[&["ctl", "--control", &socket][..], arguments].concat())
-    }
-
-    /// The same, where it must work; what it said.
-    #[track_caller]
-    fn works(&self, arguments: &[&str]) -> String {
-        let done = self.ctl(arguments);
-        assert_eq!(done.code, Some(0), "{arguments:?}: {done:?}");
-        done.stdout
-    }
-
-    /// `ctl --json` with a report.
-    #[track_caller]
-    fn report(&self, of: &str) -> serde_json::Value {
-        serde_json::from_str(&self.works(&["--json", of])).expect("JSON")
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use crate::harness::{Client, Demo, Gate, get, is_running, kill, place::Place, run_to_end, until};
 
 #[test]
 fn the_socket_is_for_its_owner_only_and_goes_with_the_master() {

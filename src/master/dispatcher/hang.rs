@@ -83,6 +83,13 @@ impl Vigil {
         self.after = nanos(after);
     }
 
+    /// How long a connection may stay unclaimed before its worker counts as slow, nanoseconds: a fifth of
+    /// what makes it hung.
+    #[inline]
+    pub(super) fn patience(&self) -> u64 {
+        self.after / 5
+    }
+
     /// The verdict of the last look.
     #[inline]
     pub(super) fn verdict(&self) -> Verdict {

@@ -28,9 +28,6 @@ use crate::{
 /// most likely, of which it will have some again when connections end.
 const REST: Duration = Duration::from_millis(20);
 
-/// How long a connection may stay unclaimed before its worker counts as slow, nanoseconds.
-const SLOW: u64 = 10_000_000;
-
 /// A connection that is the master's until a worker has claimed it.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -136,7 +133,7 @@ impl Lane {
         self.vigil.verdict() != Verdict::Well
             || self
                 .unclaimed_since()
-                .is_some_and(|since| now.saturating_sub(since) > SLOW)
+                .is_some_and(|since| now.saturating_sub(since) > self.vigil.patience())
     }
 
     /// May one more connection be picked for it?
