@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -10,7 +11,9 @@ use std::{
 
 use nix::sys::signal::Signal::SIGKILL;
 
-use crate::harness::{Client, Demo, Gate, get, is_running, kill, place::Place, run_to_end, until};
+use crate::harness::{
+    Client, Demo, Gate, Pointsman, children, get, is_running, kill, place::Place, run_to_end, until,
+};
 
 #[test]
 fn the_socket_is_for_its_owner_only_and_goes_with_the_master() {
