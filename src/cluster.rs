@@ -191,7 +191,7 @@ impl Cluster {
         self
     }
 
-    /// Serves `/metrics`, `/workers`, `/healthz` and `/readyz` on `address`.
+    /// Serves `/metrics`, `/status`, `/workers`, `/healthz` and `/readyz` on `address`.
     pub fn admin(mut self, address: impl AsRef<str>) -> Self {
         match resolve("admin address", address.as_ref()) {
             Ok(address) => self.config.admin = Some(address),

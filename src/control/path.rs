@@ -254,7 +254,11 @@ impl Bound {
         let path = match socket {
             ControlSocket::Off => return Ok(None),
             ControlSocket::At(path) => path.clone(),
-            ControlSocket::Usual => usual()?,
+            ControlSocket::Usual => {
+                let path = usual()?;
+                path.parent().into_iter().for_each(sweep);
+                path
+            }
         };
         Self::bind(&path).map(Some)
     }
@@ -350,6 +354,24 @@ impl Bound {
             names: Names { path, owner },
             listener,
             lock,
+        }
+    }
+}
+
+/// Removes what masters that were killed have left in a directory of ours.
+fn sweep(directory: &Path) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let sockets = entries.map(|entry| entry.path()).filter(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "sock")
+    });
+    for path in sockets {
+        // Whoever holds the lock may be about to listen there.
+        if let Ok(_lock) = lock(&path)
+            && matches!(probe(&path), Probe::Dead)
+        {
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_file(lock_path(&path));
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 #[command(after_help = "\
 The master is found by itself if only one of yours is running. Otherwise --control or the variable
 POINTSMAN_CONTROL names its socket. A master has it where `serve --control` says, or as PID.sock in
-$RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/pointsman or /tmp/pointsman-UID. Only the master's own user
+$RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/pointsman, /tmp/pointsman-UID or /run/pointsman. Only the master's own user
 and root may use it.
 
 What takes time is waited for; how far it is goes to standard error, the result to standard output.
@@ -105,7 +105,7 @@ enum Command {
 enum Change {
     /// Run this many workers.
     Set {
-        /// 1 to 128, and no more than the master was started for.
+        /// 1 to 128, and no more than --max-workers, if that was given.
         #[arg(value_parser = clap::value_parser!(u16).range(1..=MAX_WORKERS as i64))]
         count: u16,
     },

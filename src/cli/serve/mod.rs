@@ -111,7 +111,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "BITS", default_value_t = 64)]
     remote_prefix_v6: u8,
 
-    /// Where /metrics, /workers, /healthz and /readyz are served, or "off".
+    /// Where /metrics, /status, /workers, /healthz and /readyz are served, or "off".
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9900")]
     admin: String,
 

@@ -10,6 +10,13 @@ use crate::{
     scoreboard::{MAX_WORKERS, State},
 };
 
+fn workers(count: u16) -> String {
+    match count {
+        1 => "1 worker".into(),
+        n => format!("{n} workers"),
+    }
+}
+
 impl Supervisor {
     /// Runs `count` workers from now on.
     pub(super) async fn scale(&self, count: u16, teller: &Teller) -> Result<String> {
@@ -37,9 +44,9 @@ impl Supervisor {
         self.empty(count..before, teller).await;
         Ok(match (before, count) {
             (before, count) if count < before => {
-                format!("{count} workers; the others finish what they hold")
+                format!("{}; the others finish what they hold", workers(count))
             }
-            _ => format!("{count} workers"),
+            _ => workers(count),
         })
     }
 
