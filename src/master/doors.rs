@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{
     process::{Birth, Process},
-    supervisor::{Cluster, Supervisor, TELL_DEADLINE},
+    supervisor::{ClusterState, Supervisor, TELL_DEADLINE},
 };
 use crate::{
     channel::{Doors, ToWorker},
@@ -20,7 +20,7 @@ use crate::{
     status::Seat,
 };
 
-impl Cluster {
+impl ClusterState {
     /// What a worker in `seat` is to accept from by itself, and under what name.
     pub(super) fn doors(&self, seat: Seat) -> (Doors, Vec<io::Result<OwnedFd>>) {
         let arm = self.rules.arm;

@@ -29,7 +29,7 @@ use self::{
     dispatcher::Rules,
     notify::Notifier,
     operations::ResumedProcesses,
-    supervisor::{Cluster, Inbox, Supervisor},
+    supervisor::{ClusterState, Inbox, Supervisor},
 };
 use crate::{
     config::{ClusterConfig, ControlSocket, Listen, Settings},
@@ -303,7 +303,7 @@ fn live(
             }
             None => None,
         };
-        let cluster = Cluster {
+        let cluster = ClusterState {
             settings,
             source: hooks.source,
             companions: hooks.companions,

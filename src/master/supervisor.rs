@@ -56,7 +56,7 @@ pub(super) struct Supervisor {
     pub(super) ask: mpsc::UnboundedSender<Asked>,
     /// For the dispatcher, should another be started.
     pub(super) reports: mpsc::UnboundedSender<Report>,
-    pub(super) state: RefCell<Cluster>,
+    pub(super) state: RefCell<ClusterState>,
     /// Told after every change of `state`.
     pub(super) changed: Notify,
     /// The service manager, if there is one.
@@ -64,7 +64,7 @@ pub(super) struct Supervisor {
 }
 
 /// The cluster as it is.
-pub(super) struct Cluster {
+pub(super) struct ClusterState {
     pub(super) settings: Settings,
     /// Where settings are read anew.
     pub(super) source: Option<Source>,
@@ -138,7 +138,7 @@ impl Signals {
     }
 }
 
-impl Cluster {
+impl ClusterState {
     /// The seat of the `number`-th worker.
     pub(super) fn seat(&self, number: u16) -> Seat {
         Seat::of_worker(number, self.settings.cluster.master_serves)
@@ -300,7 +300,7 @@ impl Supervisor {
     }
 
     /// Waits until `check` gives a value; it is asked after every change.
-    pub(super) async fn until<T>(&self, mut check: impl FnMut(&Cluster) -> Option<T>) -> T {
+    pub(super) async fn until<T>(&self, mut check: impl FnMut(&ClusterState) -> Option<T>) -> T {
         loop {
             let changed = self.changed.notified();
             if let Some(value) = check(&self.state.borrow()) {
@@ -537,7 +537,7 @@ impl Supervisor {
     }
 
     /// How the latest process in a seat ended, if that was `birth`.
-    pub(super) fn end_of(state: &Cluster, seat: Seat, birth: Birth) -> Option<Exit> {
+    pub(super) fn end_of(state: &ClusterState, seat: Seat, birth: Birth) -> Option<Exit> {
         let (latest, exit) = state.last_ends.get(&seat.number)?;
         (*latest == birth).then_some(*exit)
     }

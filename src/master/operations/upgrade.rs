@@ -41,7 +41,7 @@ use crate::{
         Admin, Holdings, Hooks,
         dispatcher::{self, Recruit, Rules},
         process::{Birth, Event, Leap, Process},
-        supervisor::{Cluster, Supervisor},
+        supervisor::{ClusterState, Supervisor},
     },
     notice,
     scoreboard::{Scoreboard, State},
@@ -422,13 +422,13 @@ impl Supervisor {
 }
 
 /// Those that became ready while the dispatcher was frozen.
-fn latecomers(state: &mut Cluster) -> Vec<Recruit> {
+fn latecomers(state: &mut ClusterState) -> Vec<Recruit> {
     let ready = state.processes.values_mut().filter(|p| p.serves());
     ready.filter_map(Process::recruit).collect()
 }
 
 /// A dispatcher that begins knows nobody to be stuck, and will say so of those that are.
-fn judge_anew(state: &Cluster) {
+fn judge_anew(state: &ClusterState) {
     let hung = |p: &&Process| p.row.state() == State::Hung;
     for process in state.processes.values().filter(hung) {
         process.row.set_state(State::Ready);
