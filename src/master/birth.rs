@@ -113,6 +113,9 @@ impl Supervisor {
 
     /// Starts a worker process in `seat`: this same program, run again.
     pub(super) async fn spawn(&self, seat: Seat) -> Result<Birth> {
+        if self.status.lock().stopping {
+            return Err(Error::failed("the cluster is stopping"));
+        }
         let failed = |error| Error::runtime(format!("cannot start worker {}", seat.number), error);
         let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
         let mut arguments = std::env::args_os();

@@ -262,6 +262,10 @@ impl Supervisor {
                 quiet_since = Instant::now();
             }
         }
+        if self.status.lock().stopping {
+            // Then all listeners are closed already.
+            return done;
+        }
         for (number, group) in closing {
             groups[number] = None;
             self.state.borrow_mut().listening.remove(&number);
