@@ -78,7 +78,7 @@ impl Supervisor {
             let _ = answer.send(Line::Failed { error, busy: true });
             return;
         }
-        notice(format_args!("{what} ({by})"));
+        notice(format_args!("{what} ({by}) begins"));
         self.status.lock().operation = Some(what.clone());
         let this = self.clone();
         spawn_local(async move {
@@ -96,11 +96,11 @@ impl Supervisor {
             this.over(&outcome);
             let line = match outcome {
                 Ok(text) => {
-                    notice(format_args!("{what}: {text}"));
+                    notice(format_args!("{what} ({by}): {text}"));
                     Line::Done { text }
                 }
                 Err(error) => {
-                    notice(format_args!("{what} failed: {error}"));
+                    notice(format_args!("{what} ({by}) failed: {error}"));
                     Line::Failed {
                         error: error.to_string(),
                         busy: false,
