@@ -32,7 +32,7 @@ use crate::{
     scoreboard::{Scoreboard, State},
     status::{Seat, Status},
     sys::{
-        child::{Exit, admit_signals, hold_signals},
+        child::{Exit, admit_signals, hold_signals, pass_on},
         clock::monotonic_ns,
     },
     worker::EXIT_UNFIT,
@@ -135,6 +135,16 @@ impl Signals {
     /// Waits until a signal asks to stop.
     pub(super) async fn stop(&mut self) {
         while self.next().await.0 != Verb::Stop {}
+    }
+}
+
+/// The signal that asks for it.
+fn signal_of(verb: &Verb) -> nix::sys::signal::Signal {
+    use nix::sys::signal::Signal;
+    match verb {
+        Verb::Reload => Signal::SIGHUP,
+        Verb::Upgrade { .. } => Signal::SIGUSR2,
+        _ => Signal::SIGTERM,
     }
 }
 
@@ -260,21 +270,32 @@ impl Supervisor {
             && (!state.settings.cluster.master_serves || is_ready(Seat::of_master()))
     }
 
-    /// Becomes another binary, unless something has happened that this one has to act on first.
+    /// Becomes another binary, unless something has happened that this one has to act on first. What
+    /// signals ask for besides stopping is passed on.
     async fn prepare_leap(&self, leap: Box<Leap>, inbox: &Inbox, signals: &mut Signals) {
         // From here on a signal waits for the next binary; one that came before is here in a moment.
         hold_signals();
-        if let Ok((verb, name)) = timeout(LAST_SIGNALS, signals.next()).await {
-            admit_signals();
-            self.ask(verb, name);
-            leap.refuse(io::Error::other(format!("{name} came first")));
-        } else if self.state.borrow().stop_wanted {
+        sleep(LAST_SIGNALS).await;
+        let mut stop = self.state.borrow().stop_wanted;
+        while let Ok((verb, name)) = timeout(Duration::ZERO, signals.next()).await {
+            match verb {
+                Verb::Stop => {
+                    stop = true;
+                    self.ask(verb, name);
+                }
+                verb => pass_on(signal_of(&verb)),
+            }
+        }
+        if stop {
             admit_signals();
             leap.refuse(io::Error::other("somebody asked to stop"));
         } else if !inbox.events.is_empty() {
             admit_signals();
             let _ = self.events.send(Event::Leap(leap));
         } else {
+            for asked in self.state.borrow_mut().later.drain(..) {
+                pass_on(signal_of(&asked.verb));
+            }
             self.leap(*leap);
         }
     }

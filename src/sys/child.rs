@@ -291,6 +291,13 @@ pub fn hold_signals() {
     let _ = pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None);
 }
 
+/// Sends a signal to this process that it has heard and not acted on. While signals are held back it
+/// waits for whoever runs here next.
+pub fn pass_on(signal: Signal) {
+    // Fails only for a signal that does not exist.
+    let _ = nix::sys::signal::kill(Pid::this(), signal);
+}
+
 /// Lets signals through that another program in this process held back, see
 /// [`become_program`](super::exec::become_program).
 pub fn admit_signals() {
