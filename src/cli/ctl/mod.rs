@@ -22,8 +22,8 @@ use crate::{
 #[command(after_help = "\
 The master is found by itself if only one of yours is running. Otherwise --control or the variable
 POINTSMAN_CONTROL names its socket. A master has it where `serve --control` says, or as PID.sock in
-$RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/pointsman, /tmp/pointsman-UID or /run/pointsman. Only the master's own user
-and root may use it.
+$RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR/pointsman, /tmp/pointsman-UID or /run/pointsman.
+Only the master's own user and root may use it.
 
 What takes time is waited for; how far it is goes to standard error, the result to standard output.
 
