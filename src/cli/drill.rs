@@ -16,8 +16,9 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Faults:
-  kill     SIGKILL to any worker, at any moment. Only connections that it had claimed may be lost,
-           and every one of them must be counted.
+  kill     SIGKILL to any worker, at any moment; half of them stand still before, with connections
+           that they have not claimed. Only what they had claimed may be lost, and all of it must
+           be counted.
   stop     SIGSTOP to any worker for half a second. Nobody may be lost, and at most 5 new
            connections may have to wait for it. With --healthy: no fault, but a busy machine.
   restart  All workers are replaced, one after the other.
@@ -28,7 +29,9 @@ Faults:
   switch   Mode and policy change every 100 ms.
 
 Every request ends in one of: right; retried (a kept connection was closed before the answer, and
-the request went well over a fresh one); wrong; reset; refused; limbo (nothing within 2 s).
+the request went well over a fresh one); wrong; reset; refused; limbo (nothing within 2 s); void
+(limbo, or slow, while a client that asks the drill's own upstream directly waited for more than
+0.5 s: the machine was slow, and more than 2 % of those show nothing either way).
 
 Without --control the drill starts a cluster of its own, with an upstream of its own, on free ports
 of 127.0.0.1. With --control it is done to the instance that runs there: to real users, if there are

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     ffi::OsString,
     io::{BufRead, BufReader, ErrorKind},
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -228,6 +228,15 @@ impl Subject {
     /// The cluster that runs already and takes commands at `control`.
     pub(super) async fn running(control: &Path, target: SocketAddr) -> Result<Self> {
         let status = client::status(control).await?;
+        let listeners = status.listeners.iter().map(|l| l.address.as_str());
+        if !listeners.clone().any(|listener| covers(listener, target)) {
+            let all: Vec<&str> = listeners.collect();
+            return Err(Error::usage(format!(
+                "--target {target} is not where the master at {} listens: name one of {}",
+                control.display(),
+                all.join(", ")
+            )));
+        }
         let admin = status.admin.as_deref().and_then(|text| {
             let address = text.strip_prefix("http://").unwrap_or(text);
             address.parse().ok()
@@ -259,6 +268,11 @@ impl Subject {
             Ok(page) => page.map_err(failed),
             Err(_) => Err(failed(ErrorKind::TimedOut.into())),
         }
+    }
+
+    /// Are the drill's clients the only ones?
+    pub(super) fn is_own(&self) -> bool {
+        self.own.is_some()
     }
 
     /// What each worker does now.
@@ -359,6 +373,23 @@ impl Drop for Own {
     }
 }
 
+/// Do connections to `target` arrive at the listener with this address? Faults in one cluster show
+/// nothing to clients of another server.
+fn covers(listener: &str, target: SocketAddr) -> bool {
+    let Ok(listener) = listener.parse::<SocketAddr>() else {
+        return false;
+    };
+    if listener.port() != target.port() {
+        return false;
+    }
+    let (all, ip) = (listener.ip(), target.ip().to_canonical());
+    if !all.is_unspecified() {
+        return all.to_canonical() == ip;
+    }
+    // Only to an address of this machine can one bind; and to `::` come those of IPv4 too.
+    (all.is_ipv6() || ip.is_ipv4()) && UdpSocket::bind((ip, 0)).is_ok()
+}
+
 /// The first listener and the admin interface, if `line` tells them.
 fn announcement(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let (_, rest) = line.split_once("listening on http://")?;
@@ -382,7 +413,7 @@ fn children(parent: i32) -> Vec<char> {
 }
 
 /// From `/proc/PID/stat`, in which the name in parentheses may hold anything.
-fn state_and_parent(stat: &str) -> Option<(char, i32)> {
+pub(super) fn state_and_parent(stat: &str) -> Option<(char, i32)> {
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?.chars().next()?;
     Some((state, fields.next()?.parse().ok()?))
@@ -407,6 +438,27 @@ mod tests {
         let (target, admin) = announcement(line).expect("both");
         assert_eq!((target.port(), admin.port()), (81, 9900));
         assert_eq!(announcement("pointsman: worker 1 (pid 3) ended"), None);
+    }
+
+    #[test]
+    fn only_an_address_that_is_listened_on_can_be_drilled() {
+        let target = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        for (listener, other, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "[::ffff:127.0.0.1]:80", true),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("0.0.0.0:80", "127.0.0.2:80", true),
+            ("0.0.0.0:80", "127.0.0.1:81", false),
+            ("0.0.0.0:80", "203.0.113.1:80", false),
+            ("0.0.0.0:80", "[::1]:80", false),
+            ("[::]:80", "127.0.0.1:80", true),
+            ("[::]:80", "203.0.113.1:80", false),
+            ("nonsense", "127.0.0.1:80", false),
+        ] {
+            let covered = covers(listener, target(other));
+            assert_eq!(covered, expected, "{other} at {listener}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use tokio::{
 use self::{
     cluster::{DEADLINE, Folder, Metrics, Subject},
     faults::{Files, Site, Step},
-    ledger::{Footprint, Ledger, Leg, Promise, Row},
+    ledger::{FAST_ENOUGH, Footprint, Ledger, Leg, Promise, Row},
     origin::Origin,
     random::Random,
     traffic::{Load, Tallies, Traffic},
@@ -175,13 +175,20 @@ impl Report {
             let done: usize = self.legs.iter().map(|leg| leg.faults.len()).sum();
             return Some(format!("interrupted after {done} faults"));
         }
+        let mut promises = self.promises.iter();
+        let slow = promises.any(|p| !p.held && p.promise == FAST_ENOUGH);
         let broken: Vec<String> = self
             .promises
             .iter()
             .filter(|promise| !promise.held)
             .map(|promise| format!("'{}'", promise.promise))
             .collect();
-        (!broken.is_empty()).then(|| format!("broken: {}", broken.join(", ")))
+        let broken = (!broken.is_empty()).then(|| format!("broken: {}", broken.join(", ")))?;
+        Some(if slow {
+            format!("the machine was too slow to tell, try again when it is less busy; {broken}")
+        } else {
+            broken
+        })
     }
 
     /// The last lines of the cluster's log, if something went wrong.
@@ -200,9 +207,10 @@ struct Stage {
 
 /// Everything that is to be done, leg by leg.
 fn stages(plan: &Plan, random: &mut Random) -> Vec<Stage> {
-    // Least-loaded soon shuns a worker that stands still, whether anybody has noticed that or not.
+    // Least-loaded soon shuns a worker that stands still, whether anybody has noticed that or not, and
+    // then nothing would be found with it that it has not claimed.
     let policy = match plan.kind {
-        Kind::Stop => |mode: Mode| mode.takes_policy().then_some(Policy::RoundRobin),
+        Kind::Stop | Kind::Kill => |mode: Mode| mode.takes_policy().then_some(Policy::RoundRobin),
         _ => |_| None,
     };
     let usual = |mode: Mode| Arm::new(mode, policy(mode)).ok();
@@ -294,22 +302,22 @@ pub(crate) fn run(plan: &Plan) -> Result<Report> {
         .build()
         .map_err(|error| Error::runtime("cannot start", error))?;
     let clock = Instant::now();
-    let origin = match plan.running {
-        None => Some(Origin::start().map_err(|e| Error::runtime("cannot start an upstream", e))?),
-        Some(_) => None,
-    };
+    // The yardstick needs one whoever's cluster it is.
+    let upstream =
+        Origin::start().map_err(|error| Error::runtime("cannot start an upstream", error))?;
+    let origin = plan.running.is_none().then_some(&upstream);
     let mut evidence = Evidence::default();
     let interrupted = runtime.block_on(async {
         let failed = |error| Error::runtime("cannot listen for signals", error);
         let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         tokio::select! {
-            done = drill(plan, origin.as_ref(), clock, &mut evidence) => done.map(|()| false),
+            done = drill(plan, origin, upstream.address, clock, &mut evidence) => done.map(|()| false),
             _ = interrupt.recv() => Ok(true),
             _ = terminate.recv() => Ok(true),
         }
     })?;
-    Ok(report(plan, clock, origin.as_ref(), evidence, interrupted))
+    Ok(report(plan, clock, origin, evidence, interrupted))
 }
 
 fn report(
@@ -382,6 +390,7 @@ impl Course {
 async fn drill(
     plan: &Plan,
     origin: Option<&Origin>,
+    upstream: SocketAddr,
     clock: Instant,
     evidence: &mut Evidence,
 ) -> Result<()> {
@@ -408,6 +417,7 @@ async fn drill(
         };
         let load = Load {
             target: place.subject.target,
+            upstream,
             keep_alive: plan.clients,
             per_connection: per_connection(plan),
             // Where waiting is what is counted, nothing may take long by itself.
@@ -634,6 +644,13 @@ async fn served(tallies: &Tallies, ledger: Ledger, more: u64) -> Result<()> {
     timeout(DEADLINE, flows)
         .await
         .map_err(|_| Error::failed("clients get no right answers any more"))
+}
+
+/// Waits until it is known for which attempts before `at` the machine is to blame.
+async fn judged(tallies: &Tallies, at: f64) -> Result<()> {
+    timeout(DEADLINE, traffic::judged(tallies, at))
+        .await
+        .map_err(|_| Error::failed("the drill's own upstream does not answer any more"))
 }
 
 fn open(metrics: &Metrics) -> u64 {

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::{Report, ledger::Leg};
 
-const COLUMNS: [&str; 11] = [
-    "mode", "faults", "attempts", "right", "retried", "wrong", "reset", "refused", "limbo",
+const COLUMNS: [&str; 12] = [
+    "mode", "faults", "attempts", "right", "retried", "wrong", "reset", "refused", "limbo", "void",
     "twice", "lost",
 ];
 
@@ -66,7 +66,7 @@ pub(super) fn render(report: &Report) -> String {
     text
 }
 
-fn line(leg: &Leg) -> [String; 11] {
+fn line(leg: &Leg) -> [String; 12] {
     let ledger = &leg.ledger;
     let twice = leg.served_twice.map_or("?".into(), |n| n.to_string());
     [
@@ -79,6 +79,7 @@ fn line(leg: &Leg) -> [String; 11] {
         ledger.reset.to_string(),
         ledger.refused.to_string(),
         ledger.limbo.to_string(),
+        ledger.void.to_string(),
         twice,
         leg.lost.to_string(),
     ]
@@ -148,6 +149,25 @@ mod tests {
         let verdict = report.verdict().expect("broken");
         assert!(verdict.contains("'no client was refused'"), "{verdict}");
         assert!(!verdict.contains("in vain"), "{verdict}");
+    }
+
+    #[test]
+    fn a_machine_that_is_too_slow_is_named_first_in_the_verdict() {
+        let leg = |void| Leg {
+            ledger: Ledger {
+                attempts: 100,
+                right: 100 - void,
+                void,
+                ..Ledger::default()
+            },
+            ..Leg::default()
+        };
+        let slow = report(vec![leg(3)]);
+        let verdict = slow.verdict().expect("broken");
+        assert!(verdict.starts_with("the machine was too slow to tell"));
+        assert!(slow.table().contains("3 of 100 attempts met a machine"));
+        let fast = report(vec![leg(2)]).verdict().expect("no fault took place");
+        assert!(!fast.contains("machine was"), "{fast}");
     }
 
     #[test]

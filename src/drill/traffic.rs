@@ -34,6 +34,9 @@ const MAX_NOTABLES: usize = 1000;
 /// Requests of one client that opens connections that may wait for their answers.
 const MAX_UNDER_WAY: usize = 500;
 
+/// A time in which the yardstick waited for more than this is one in which the machine stood still.
+const STANDSTILL: Duration = Duration::from_millis(500);
+
 /// What the clients of one leg have written down.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -41,6 +44,55 @@ pub(super) struct Tally {
     pub(super) ledger: Ledger,
     /// Those that failed or took long.
     pub(super) notables: Vec<Notable>,
+    /// Connections that were begun.
+    pub(super) opened: u64,
+    /// Of those, whose first exchange has ended.
+    pub(super) known: u64,
+    /// Attempts that the machine may be to blame for: that is known when the yardstick is back.
+    pending: Vec<Notable>,
+    /// When the machine stood still: from, to.
+    standstills: Vec<(f64, f64)>,
+    /// Up to when that is known.
+    judged: f64,
+}
+
+impl Tally {
+    /// One more attempt.
+    fn note(&mut self, attempt: Notable) {
+        if attempt.outcome.excused(is_slow(&attempt)) == attempt.outcome {
+            self.write(attempt);
+        } else {
+            self.pending.push(attempt);
+        }
+    }
+
+    fn write(&mut self, attempt: Notable) {
+        self.ledger.count(attempt.outcome);
+        let is_notable = is_slow(&attempt) || attempt.outcome != Outcome::Right;
+        if is_notable && self.notables.len() < MAX_NOTABLES {
+            self.notables.push(attempt);
+        }
+    }
+
+    /// The yardstick has come from `from` to `to`, `waited` seconds of it for an answer or a turn on
+    /// a core.
+    fn judge(&mut self, from: f64, to: f64, waited: f64) {
+        if waited > STANDSTILL.as_secs_f64() {
+            self.standstills.push((from, to));
+        }
+        self.judged = to;
+        for mut attempt in std::mem::take(&mut self.pending) {
+            let meets = |&(from, to): &(f64, f64)| attempt.begun <= to && attempt.ended >= from;
+            if self.standstills.iter().any(meets) {
+                attempt.outcome = attempt.outcome.excused(is_slow(&attempt));
+            }
+            self.write(attempt);
+        }
+    }
+}
+
+fn is_slow(attempt: &Notable) -> bool {
+    attempt.ended - attempt.begun > SLOW.as_secs_f64()
 }
 
 /// A tally that the clients write and the drill reads.
@@ -64,6 +116,8 @@ impl Tallies {
 pub(super) struct Load {
     /// Where they connect.
     pub(super) target: SocketAddr,
+    /// An upstream of the drill's own, for the yardstick.
+    pub(super) upstream: SocketAddr,
     /// Clients that keep their connection.
     pub(super) keep_alive: usize,
     /// Clients that open one for each request.
@@ -98,6 +152,7 @@ impl Traffic {
         let thread = thread::Builder::new()
             .name("clients".into())
             .spawn(move || {
+                let (tallies, clock) = (load.tallies.clone(), load.clock);
                 let load = Rc::new(load);
                 let mut sender = stopped.clone();
                 let all = tokio::task::LocalSet::new();
@@ -121,7 +176,12 @@ impl Traffic {
                             clients.spawn_local(client.open_on());
                         }
                     }
+                    let random = first.random.fork();
+                    let yardstick = tokio::task::spawn_local(yardstick(load.clone(), random));
                     while clients.join_next().await.is_some() {}
+                    let end = load.clock.elapsed().as_secs_f64();
+                    judged(&load.tallies, end).await;
+                    yardstick.abort();
                 });
                 runtime.block_on(async {
                     let dropped = async { while sender.changed().await.is_ok() {} };
@@ -130,6 +190,13 @@ impl Traffic {
                         () = dropped => {}
                     }
                 });
+                // Clients that were broken off have left what nobody will judge any more.
+                let mut tally = tallies.lock();
+                let (from, to) = (tally.judged, clock.elapsed().as_secs_f64());
+                if !tally.pending.is_empty() {
+                    tally.judge(from, to, to - from);
+                }
+                drop(tally);
                 let _ = done.send(());
             })?;
         Ok(Self {
@@ -271,12 +338,7 @@ impl Client {
         if !self.keeps || !matches!(outcome, Outcome::Right | Outcome::Retried) {
             self.link = None;
         }
-        let mut tally = self.load.tallies.lock();
-        tally.ledger.count(outcome);
-        let slow = notable.ended - notable.begun > SLOW.as_secs_f64();
-        if (slow || outcome != Outcome::Right) && tally.notables.len() < MAX_NOTABLES {
-            tally.notables.push(notable);
-        }
+        self.load.tallies.lock().note(notable);
     }
 
     /// Sends one request, over the kept connection if there is one. Each sending is a request of its
@@ -287,6 +349,7 @@ impl Client {
         let fresh = kept.is_none();
         if fresh {
             self.opened = self.now();
+            self.load.tallies.lock().opened += 1;
         }
         let (target, port) = (self.load.target, &mut self.port);
         let exchange = async {
@@ -298,7 +361,11 @@ impl Client {
             let end = link.exchange(&request.text).await;
             io::Result::Ok((link, end))
         };
-        let (link, end) = match timeout(LIMBO, exchange).await {
+        let exchanged = timeout(LIMBO, exchange).await;
+        if fresh {
+            self.load.tallies.lock().known += 1;
+        }
+        let (link, end) = match exchanged {
             Err(_) => {
                 let how = if fresh { "a new" } else { "a kept" };
                 return Sent::Done(Outcome::Limbo, format!("on {how} connection"));
@@ -375,6 +442,50 @@ impl Request {
     }
 }
 
+/// A client that asks an upstream of the drill's own, with nobody between. It shares core, thread and
+/// pace with the others: where it waits too, it was not the cluster that made them wait.
+async fn yardstick(load: Rc<Load>, mut random: Random) {
+    let now = || load.clock.elapsed().as_secs_f64();
+    // A number that nobody was given, and hence one that nobody counts.
+    let wish = Wish {
+        number: u64::MAX,
+        delay: Duration::ZERO,
+        padding: 0,
+    };
+    let (body, host) = (wish.text(), load.upstream);
+    let length = body.len();
+    let request =
+        format!("POST /drill HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n\r\n{body}");
+    let mut kept = None;
+    let mut from = now();
+    loop {
+        let pause = random.time_up_to(THINK);
+        sleep(pause).await;
+        let exchange = async {
+            let mut link = match kept.take() {
+                Some(link) => link,
+                None => Link::connect(host).await?,
+            };
+            let end = link.exchange(request.as_bytes()).await;
+            io::Result::Ok((link, end))
+        };
+        if let Ok(Ok((link, End::Answer(_)))) = timeout(LIMBO, exchange).await {
+            kept = Some(link);
+        }
+        let to = now();
+        let waited = to - from - pause.as_secs_f64();
+        load.tallies.lock().judge(from, to, waited);
+        from = to;
+    }
+}
+
+/// Waits until it is known how every attempt counts that ended before `at`.
+pub(super) async fn judged(tallies: &Tallies, at: f64) {
+    while tallies.lock().judged < at {
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// Waits until clients have had `more` right answers than when `ledger` was taken.
 pub(super) async fn flows(tallies: &Tallies, ledger: Ledger, more: u64) {
     while tallies.ledger().right < ledger.right + more {
@@ -399,6 +510,7 @@ mod tests {
             } else {
                 target
             },
+            upstream: origin.address,
             keep_alive: usize::from(keeps),
             per_connection: usize::from(!keeps),
             long_answers: false,
@@ -471,8 +583,76 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let tally = clients(address, false, |l| l.limbo >= 1);
-        assert_eq!(tally.ledger.attempts, tally.ledger.limbo);
+        // Should the machine have stood still, it may be to blame for some.
+        let in_vain = tally.ledger.limbo + tally.ledger.void;
+        assert_eq!(tally.ledger.attempts, in_vain);
         assert!(tally.notables[0].first && tally.notables[0].ended >= LIMBO.as_secs_f64());
+    }
+
+    #[test]
+    fn clients_that_wait_together_with_the_yardstick_blame_nobody() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let nobody = listener.local_addr().expect("bound");
+        let tallies = Tallies::default();
+        let load = Load {
+            target: nobody,
+            upstream: nobody,
+            keep_alive: 1,
+            per_connection: 0,
+            long_answers: false,
+            served: None,
+            tallies: tallies.clone(),
+            clock: Instant::now(),
+        };
+        let traffic = Traffic::start(load, Random::new(1)).expect("clients");
+        let begun = Instant::now();
+        while tallies.ledger().attempts == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{tallies:?}");
+            thread::park_timeout(Duration::from_millis(2));
+        }
+        drop(traffic);
+        let ledger = tallies.ledger();
+        assert_eq!((ledger.void, ledger.limbo), (ledger.attempts, 0));
+        assert_eq!(tallies.lock().notables[0].outcome, Outcome::Void);
+    }
+
+    #[test]
+    fn only_what_met_a_standstill_of_the_machine_is_void() {
+        let attempt = |begun, ended, outcome| Notable {
+            opened: begun,
+            begun,
+            ended,
+            first: true,
+            keeps: false,
+            port: 1,
+            outcome,
+            detail: String::new(),
+        };
+        let (right, limbo, reset) = (Outcome::Right, Outcome::Limbo, Outcome::Reset);
+        for (begun, ended, outcome, waited, expected) in [
+            (1.0, 3.0, limbo, 0.6, Outcome::Void),
+            (4.2, 6.2, limbo, 0.6, Outcome::Void),
+            (1.0, 3.0, limbo, 0.4, limbo),
+            (0.0, 2.4, limbo, 0.6, limbo),
+            (2.6, 2.9, right, 0.6, Outcome::Void),
+            (2.6, 2.7, right, 0.6, right),
+            (1.0, 3.0, reset, 0.6, reset),
+        ] {
+            let mut tally = Tally::default();
+            tally.judge(0.0, 2.5, 0.0);
+            tally.judge(2.5, 4.3, waited);
+            tally.note(attempt(begun, ended, outcome));
+            tally.judge(4.3, 6.3, 0.1);
+            let mut ledger = Ledger::default();
+            ledger.count(expected);
+            assert_eq!(tally.ledger, ledger, "{begun} {ended} {outcome:?} {waited}");
+        }
+        // What is not known yet counts as nothing yet.
+        let mut tally = Tally::default();
+        tally.note(attempt(0.0, 2.0, limbo));
+        assert_eq!(tally.ledger.attempts, 0);
+        tally.judge(0.0, 2.1, 0.0);
+        assert_eq!(tally.ledger.limbo, 1);
     }
 
     #[test]
@@ -502,6 +682,7 @@ mod tests {
         let tallies = Tallies::default();
         let load = Load {
             target: address,
+            upstream,
             keep_alive: 1,
             per_connection: 0,
             long_answers: false,

@@ -25,7 +25,7 @@ pub(super) use self::{
     switch::verb,
 };
 use super::{
-    cluster::{Subject, processes},
+    cluster::{Subject, processes, state_and_parent},
     random::Random,
     traffic::Tallies,
 };
@@ -155,6 +155,42 @@ fn send(worker: &WorkerReport, signal: Signal) -> Result<()> {
     })
 }
 
+/// A worker that stands still; it goes on when this is dropped, whatever happens.
+struct Stopped<'a>(&'a WorkerReport);
+
+impl<'a> Stopped<'a> {
+    fn stop(worker: &'a WorkerReport) -> Result<Self> {
+        send(worker, Signal::SIGSTOP)?;
+        Ok(Self(worker))
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        // It may have been killed for standing still; that will be found out.
+        let _ = send(self.0, Signal::SIGCONT);
+    }
+}
+
+/// Do all threads of `pid` stand still? A signal takes its time to reach them.
+fn stands_still(pid: i32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return false;
+    };
+    let mut states = tasks.flatten().map(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).ok()?;
+        state_and_parent(&stat).map(|(state, _)| state)
+    });
+    states.all(|state| matches!(state, Some('T') | None))
+}
+
+/// Can `pid` do nothing any more, whether anybody has reaped it or not?
+fn has_ended(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    let state = stat.and_then(|stat| state_and_parent(&stat));
+    state.is_none_or(|(state, _)| matches!(state, 'Z' | 'X'))
+}
+
 /// What is in `report` of `worker`'s seat.
 fn seat_of<'a>(report: &'a WorkersReport, worker: &WorkerReport) -> Option<&'a WorkerReport> {
     report.workers.iter().find(|w| w.worker == worker.worker)
@@ -187,7 +223,30 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
+    use std::{process::Command, thread};
+
     use super::*;
+
+    #[test]
+    fn a_process_is_known_to_move_stand_still_or_be_no_more() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("a child");
+        let pid = child.id() as i32;
+        let becomes = |what: &str, is: fn(i32) -> bool| {
+            let begun = Instant::now();
+            while !is(pid) {
+                assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+                thread::park_timeout(Duration::from_millis(1));
+            }
+        };
+        assert!(!stands_still(pid) && !has_ended(pid));
+        signal::kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("our child");
+        becomes("stopped", stands_still);
+        assert!(!has_ended(pid));
+        signal::kill(Pid::from_raw(pid), Signal::SIGKILL).expect("our child");
+        becomes("dead", has_ended);
+        child.wait().expect("our child");
+        assert!(has_ended(pid));
+    }
 
     #[test]
     fn a_worker_that_stayed_or_changed_is_noticed() {

@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use super::{Findings, Site, seat_of, send};
+use super::{Findings, Site, Stopped, seat_of};
 use crate::{
     control::{WorkerReport, WorkersReport},
     drill::cluster::until,
@@ -51,6 +50,8 @@ pub(super) async fn inject(site: &mut Site<'_>) -> Result<Findings> {
     // Those that waited for it have their answers once clients have gone on for a moment.
     let ledger = site.tallies.ledger();
     crate::drill::served(site.tallies, ledger, 20).await?;
+    // And once it is known for which of them the machine is to blame.
+    crate::drill::judged(site.tallies, site.now()).await?;
     let tally = site.tallies.lock();
     let slow = tally
         .notables
@@ -73,21 +74,4 @@ fn given_since(worker: &WorkerReport, report: &WorkersReport) -> u64 {
     seat_of(report, worker)
         .filter(|now| now.generation == worker.generation)
         .map_or(0, |now| sum(now).saturating_sub(sum(worker)))
-}
-
-/// A worker that stands still; it goes on when this is dropped, whatever happens.
-struct Stopped<'a>(&'a WorkerReport);
-
-impl<'a> Stopped<'a> {
-    fn stop(worker: &'a WorkerReport) -> Result<Self> {
-        send(worker, Signal::SIGSTOP)?;
-        Ok(Self(worker))
-    }
-}
-
-impl Drop for Stopped<'_> {
-    fn drop(&mut self) {
-        // It may have been killed for standing still; that will be found out.
-        let _ = send(self.0, Signal::SIGCONT);
-    }
 }
