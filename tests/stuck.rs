@@ -4,8 +4,8 @@
 
 use std::{
     convert::Infallible,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{TcpListener, TcpStream},
     process::{Child, Command, ExitCode, Stdio},
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -21,12 +21,11 @@ use tower_service::Service;
 
 /// Set for the master: the mode that it is to run in.
 const MODE: &str = "STUCK_MODE";
-/// How long the application keeps its loop from moving.
-const STUCK: Duration = Duration::from_secs(2);
 /// How long anything may take before the test gives up.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Answers at once, except to `/spin` and `/sleep`.
+/// Answers at once, except to `/spin?ADDRESS` and `/block?ADDRESS`, which keep the loop, in an endless loop
+/// or a call that blocks, until the connection that they make to the address ends.
 #[derive(Clone)]
 struct App;
 
@@ -40,15 +39,15 @@ impl Service<Request<Incoming>> for App {
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        match request.uri().path() {
-            "/spin" => {
-                let begun = Instant::now();
-                while begun.elapsed() < STUCK {
-                    std::hint::spin_loop();
-                }
+        // The query is where whoever lets it go listens: what keeps the loop is that nobody does yet.
+        if let Some(gate) = request.uri().query() {
+            let mut gate = TcpStream::connect(gate).expect("the test listens");
+            let spins = request.uri().path() == "/spin";
+            gate.set_nonblocking(spins).expect("a socket");
+            while matches!(gate.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+            {
+                std::hint::spin_loop();
             }
-            "/sleep" => std::thread::sleep(STUCK),
-            _ => {}
         }
         std::future::ready(Ok(Response::new(Full::from("done"))))
     }
@@ -147,18 +146,28 @@ fn finish(mut stream: TcpStream) -> String {
 fn a_stuck_worker_gets_nothing_and_returns(mode: Mode, how: &str) {
     let running = Running::start(mode);
     let before = running.workers();
-    let stuck = begin(&running.address, how);
+    let gate = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let gate_address = gate.local_addr().expect("bound");
+    let stuck = begin(&running.address, &format!("{how}?{gate_address}"));
+    let (held, _) = gate.accept().expect("the worker is stuck now");
     let begun = Instant::now();
-    // Others come and are answered, whoever is stuck; and that he is, is noticed.
+    // It is noticed as soon as others come. Some of them he may have taken in the first moment.
+    let mut early = Vec::new();
     while running.hung() == 0 {
-        finish(begin(&running.address, "/"));
+        early.push(begin(&running.address, "/"));
         assert!(begun.elapsed() < DEADLINE, "{mode}, {how}: not noticed");
     }
-    for _ in 0..20 {
-        finish(begin(&running.address, "/"));
+    // From then on nobody waits for him.
+    let later: Vec<_> = (0..20).map(|_| begin(&running.address, "/")).collect();
+    for other in later {
+        finish(other);
     }
     // He is not cut off, nor replaced, and takes part again.
-    finish(stuck);
+    assert_ne!(running.workers(), before, "{mode}, {how}: still stuck");
+    drop(held);
+    for waiting in early.into_iter().chain([stuck]) {
+        finish(waiting);
+    }
     while running.workers() != before {
         finish(begin(&running.address, "/"));
         assert!(begun.elapsed() < DEADLINE, "{mode}, {how}: {before:?}");
@@ -174,7 +183,7 @@ fn main() -> ExitCode {
         return serve(&mode).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     for mode in Mode::ALL {
-        for how in ["/spin", "/sleep"] {
+        for how in ["/spin", "/block"] {
             a_stuck_worker_gets_nothing_and_returns(mode, how);
         }
     }

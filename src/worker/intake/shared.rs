@@ -44,7 +44,7 @@ use crate::{
 /// busy or stuck the thread stops accepting, and the kernel gives the connections to others.
 const QUEUE: usize = 8;
 
-/// How long the loop may leave a connection unseen before the thread takes no more for it.
+/// How long the loop may not have moved before the thread takes nothing for it.
 const LAG_MS: u8 = 10;
 const LAG: u64 = LAG_MS as u64 * 1_000_000;
 
@@ -127,7 +127,7 @@ enum Stance {
     Waiting,
     /// The worker has more than its share: it looks again when that changes.
     Loaded,
-    /// The loop has not looked at what was taken for it: it looks again soon.
+    /// The loop would not look at what is taken for it: it looks again soon.
     Behind,
 }
 
@@ -150,6 +150,9 @@ impl Waiter {
             for event in &events[..n] {
                 match event.data() {
                     BELL => _ = self.rest.bell.read(),
+                    // Left to others, or to the dispatcher, which looks after connections that nobody
+                    // takes.
+                    _ if self.loop_is_behind() => break,
                     place => {
                         if !self.accept_one(place as usize)? {
                             return Ok(());
@@ -209,12 +212,11 @@ impl Waiter {
         }
     }
 
-    /// Is the loop stuck or busy, with a connection taken for it that it has not looked at? A loop that
-    /// waits will wake for it.
+    /// Is the loop stuck or busy, so that it would not look at a connection that is taken for it? One
+    /// that waits will wake for it.
     fn loop_is_behind(&self) -> bool {
         let work = &self.row.work;
-        self.queue.capacity() < QUEUE
-            && work.parked.load(Relaxed) == 0
+        work.parked.load(Relaxed) == 0
             && monotonic_ns().saturating_sub(work.loop_entered.load(Relaxed)) > LAG
     }
 
