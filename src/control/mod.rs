@@ -113,8 +113,8 @@ pub(crate) struct Asked {
     pub(crate) verb: Verb,
     /// Who asks, in words, for the log: `uid 1000`, `SIGHUP`.
     pub(crate) by: String,
-    /// Takes the lines of the answer.
-    pub(crate) answer: tokio::sync::mpsc::UnboundedSender<Line>,
+    /// Takes the lines of the answer. `None`: nobody can be told, for a signal asked.
+    pub(crate) answer: Option<tokio::sync::mpsc::UnboundedSender<Line>>,
 }
 
 #[cfg(test)]

@@ -189,7 +189,12 @@ impl Desk {
             Err(error) => return failed(StatusCode::BAD_REQUEST, error),
         };
         let (answer, lines) = mpsc::unbounded_channel();
-        if self.ask.send(Asked { verb, by, answer }).is_err() {
+        let asked = Asked {
+            verb,
+            by,
+            answer: Some(answer),
+        };
+        if self.ask.send(asked).is_err() {
             let error = "the master is about to end and takes no commands any more";
             return failed(StatusCode::SERVICE_UNAVAILABLE, error);
         }

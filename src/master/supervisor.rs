@@ -302,11 +302,10 @@ impl Supervisor {
 
     /// Asks for what a signal asks for.
     fn ask(&self, verb: Verb, signal: &str) {
-        let (answer, _) = mpsc::unbounded_channel();
         let _ = self.ask.send(Asked {
             verb,
             by: signal.into(),
-            answer,
+            answer: None,
         });
     }
 

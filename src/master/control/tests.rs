@@ -150,6 +150,11 @@ fn post(target: &str, body: &str) -> String {
     format!("POST {target} HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
 }
 
+/// Where the answer to a question that came by the socket goes.
+fn answer_to(asked: &Asked) -> &mpsc::UnboundedSender<Line> {
+    asked.answer.as_ref().expect("somebody can be told")
+}
+
 #[test]
 fn only_the_masters_user_and_root_may_command() {
     assert!(is_allowed(0, 0) && is_allowed(0, 1000) && is_allowed(1000, 1000));
@@ -201,7 +206,7 @@ fn every_verb_reaches_the_supervisor_and_its_lines_come_back() {
                 let pid = std::process::id();
                 assert_eq!(asked.by, format!("uid {uid}, process {pid}"));
                 for line in [progress("one"), progress("two"), done("three")] {
-                    asked.answer.send(line).expect("somebody reads");
+                    answer_to(&asked).send(line).expect("somebody reads");
                 }
                 asked.verb
             };
@@ -221,7 +226,9 @@ fn every_verb_reaches_the_supervisor_and_its_lines_come_back() {
             let request = post(target, body);
             let supervise = async {
                 let asked = stand.next().await;
-                asked.answer.send(done("done")).expect("somebody reads");
+                answer_to(&asked)
+                    .send(done("done"))
+                    .expect("somebody reads");
                 asked.verb
             };
             let ((code, answer), seen) = tokio::join!(raw(&path, &request), supervise);
@@ -247,7 +254,9 @@ fn each_line_is_written_as_it_comes() {
         let supervise = async {
             let asked = stand.next().await;
             for line in [progress("one"), progress("two"), done("three")] {
-                asked.answer.send(line.clone()).expect("somebody reads");
+                answer_to(&asked)
+                    .send(line.clone())
+                    .expect("somebody reads");
                 // The next is only sent once this one has arrived.
                 assert_eq!(told.recv().await, Some(line));
             }
@@ -274,7 +283,9 @@ fn the_first_line_makes_the_status_code() {
             let supervise = async {
                 let asked = stand.next().await;
                 for line in &lines {
-                    asked.answer.send(line.clone()).expect("somebody reads");
+                    answer_to(&asked)
+                        .send(line.clone())
+                        .expect("somebody reads");
                 }
             };
             let ((code, answer), ()) = tokio::join!(raw(&path, &request), supervise);
@@ -287,7 +298,7 @@ fn the_first_line_makes_the_status_code() {
         let supervise = async {
             let asked = stand.next().await;
             let line = refused("a restart is in progress", true);
-            asked.answer.send(line).expect("somebody reads");
+            answer_to(&asked).send(line).expect("somebody reads");
         };
         let (answer, ()) = tokio::join!(ask, supervise);
         let error = answer.expect_err("busy");
@@ -364,7 +375,7 @@ fn whoever_does_not_wait_is_answered_before_it_is_done() {
         let asked = stand.next().await;
         assert_eq!(asked.verb, Verb::Pause);
         // Nobody listens, and that hurts nobody.
-        assert!(asked.answer.is_closed());
+        assert!(answer_to(&asked).is_closed());
         let error = client::begin(stand.path(), &Verb::Workers { count: 1 }).await;
         assert!(error.is_ok());
     });
@@ -381,12 +392,12 @@ fn a_client_that_goes_away_leaves_nothing_behind() {
             client.write_all(request.as_bytes()).await.expect("read");
             let asked = stand.next().await;
             if let Some(line) = first {
-                asked.answer.send(line).expect("somebody reads");
+                answer_to(&asked).send(line).expect("somebody reads");
                 client.readable().await.expect("a line");
             }
             assert_eq!(stand.server.places.available_permits(), IDLE - 1);
             drop(client);
-            asked.answer.closed().await;
+            answer_to(&asked).closed().await;
             until(|| stand.server.places.available_permits() == IDLE).await;
         }
         assert!(client::status(stand.path()).await.is_ok());
@@ -442,7 +453,7 @@ fn finishing_lets_the_last_line_through() {
         let supervise = async {
             let asked = asked.recv().await.expect("the server lives");
             let last = done("last words");
-            asked.answer.send(last).expect("somebody reads");
+            answer_to(&asked).send(last).expect("somebody reads");
             drop(asked);
             server.finish(DEADLINE).await;
         };
@@ -468,11 +479,12 @@ fn stop_is_over_when_nobody_answers_any_more() {
         let ask = client::ask(&path, &Verb::Stop, |_| ());
         let end = async {
             let asked = stand.next().await;
-            asked
-                .answer
+            answer_to(&asked)
                 .send(progress("2 connections left"))
                 .expect("somebody reads");
-            asked.answer.send(done("stopped")).expect("somebody reads");
+            answer_to(&asked)
+                .send(done("stopped"))
+                .expect("somebody reads");
             drop(asked);
             stand.server.finish(DEADLINE).await;
             drop(stand.bound);
@@ -493,7 +505,9 @@ fn an_upgrade_is_followed_into_the_new_binary() {
         let become_another = async {
             let asked = stand.next().await;
             for text in ["trying the new binary", EXEC_LINE] {
-                asked.answer.send(progress(text)).expect("somebody reads");
+                answer_to(&asked)
+                    .send(progress(text))
+                    .expect("somebody reads");
             }
             drop(asked);
             stand.server.finish(DEADLINE).await;

@@ -42,6 +42,14 @@ impl Alert {
     }
 }
 
+/// Since when connections wait and nobody takes any, and how many were taken then: what it is at `now`
+/// that `taken` are, if it was `before` at the look before.
+fn untaken(before: Option<(u64, u64)>, now: u64, taken: u64) -> (u64, u64) {
+    before
+        .filter(|(_, then)| *then == taken)
+        .unwrap_or((now, taken))
+}
+
 /// How many connections wait at those listeners of `spots` that are `meant`.
 fn queued_at(spots: &[Spot], groups: &Groups, meant: impl Fn(&Spot) -> bool) -> io::Result<u32> {
     let listeners = spots.iter().filter(|spot| meant(spot));
@@ -64,11 +72,7 @@ impl Dispatcher {
                 let queued = queued_at(&self.alert.at, &self.groups, |spot| spot.which == which)?;
                 anybody_waits |= queued > 0;
                 let taken = lane.row.work.self_accepted.load(Relaxed);
-                lane.queued_since = match lane.queued_since {
-                    _ if queued == 0 => None,
-                    Some((since, before)) if before == taken => Some((since, taken)),
-                    _ => Some((now, taken)),
-                };
+                lane.queued_since = (queued > 0).then(|| untaken(lane.queued_since, now, taken));
             }
         }
         if self.alert.is_raised() && !own {
@@ -127,14 +131,9 @@ impl Dispatcher {
     /// Somebody waits at a shared listener. If nobody takes any, the worker that the kernel woke is stuck,
     /// or died: takes them itself.
     fn look_after_shared(&mut self, now: u64) -> io::Result<()> {
-        let taken = self.taken();
-        self.alert.shared = match self.alert.shared {
-            Some((since, before)) if before == taken => Some((since, taken)),
-            _ => Some((now, taken)),
-        };
-        if let Some((since, _)) = self.alert.shared
-            && now.saturating_sub(since) >= self.rules.hang.after.as_nanos() as u64
-        {
+        let (since, taken) = untaken(self.alert.shared, now, self.taken());
+        self.alert.shared = Some((since, taken));
+        if now.saturating_sub(since) >= self.rules.hang.after.as_nanos() as u64 {
             self.take_over_shared()?;
         }
         Ok(())
@@ -143,9 +142,6 @@ impl Dispatcher {
     /// Accepts what waits too long in the own listener of a worker that is not stuck: it may have no
     /// descriptor left. Later than a stuck one would be found out, whose queue is taken over for good.
     fn take_over_own(&mut self, now: u64) -> io::Result<()> {
-        if self.rules.arm.mode() != Mode::Reuseport {
-            return Ok(());
-        }
         let limit = 2 * self.rules.hang.after.as_nanos() as u64;
         let waits = |since: u64| now.saturating_sub(since) >= limit;
         let late = |lane: &&Lane| lane.queued_since.is_some_and(|(since, _)| waits(since));

@@ -467,6 +467,9 @@ impl Dispatcher {
 
     /// Has everything been handed over that ever will be?
     fn is_finished(&mut self) -> bool {
+        if self.freezing.is_none() && self.stopping.is_none() {
+            return self.abandoned;
+        }
         let settled = self.orphans.is_empty() && !self.lanes.iter().any(Lane::is_outstanding);
         if settled && let Some(done) = self.freezing.take() {
             let recruits = self.lanes.drain(..).map(Lane::into_recruit).collect();

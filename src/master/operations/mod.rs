@@ -21,7 +21,8 @@ use crate::{
     sys::clock::monotonic_ns,
 };
 
-/// Says how far an operation is, to whoever asked for it and still listens.
+/// Tells whoever asked for an operation, if he can be told and still listens.
+#[derive(Clone)]
 pub(super) struct Teller(Option<UnboundedSender<Line>>);
 
 impl Teller {
@@ -30,9 +31,14 @@ impl Teller {
         Self(None)
     }
 
+    /// Says how far it is.
     fn say(&self, text: impl Into<String>) {
+        self.tell(Line::Progress { text: text.into() });
+    }
+
+    fn tell(&self, line: Line) {
         if let Some(answer) = &self.0 {
-            let _ = answer.send(Line::Progress { text: text.into() });
+            let _ = answer.send(line);
         }
     }
 }
@@ -65,7 +71,7 @@ impl Supervisor {
             }
         };
         if let Some(why) = in_the_way {
-            if by.starts_with("SIG") {
+            if answer.is_none() {
                 // Nobody could be told to try again.
                 notice(format_args!("{what} ({by}): later, {why}"));
                 let later = &mut self.state.borrow_mut().later;
@@ -75,17 +81,17 @@ impl Supervisor {
             }
             notice(format_args!("{what} ({by}): refused, {why}"));
             let error = format!("{why}: try again when it is done");
-            let _ = answer.send(Line::Failed { error, busy: true });
+            Teller(answer).tell(Line::Failed { error, busy: true });
             return;
         }
         notice(format_args!("{what} ({by}) begins"));
         self.status.lock().operation = Some(what.clone());
         let this = self.clone();
         spawn_local(async move {
-            let teller = Teller(Some(answer.clone()));
+            let teller = Teller(answer);
             // A task of its own: should it panic, the next operation must still find the way free.
             let work = spawn_local({
-                let this = this.clone();
+                let (this, teller) = (this.clone(), teller.clone());
                 async move { this.carry_out(verb, &teller).await }
             });
             let outcome = work.await.unwrap_or_else(|_| {
@@ -107,7 +113,7 @@ impl Supervisor {
                     }
                 }
             };
-            let _ = answer.send(line);
+            teller.tell(line);
         });
     }
 
@@ -128,7 +134,7 @@ impl Supervisor {
     pub(super) fn say_stopping(&self, asked: &Asked) {
         notice(format_args!("stopping ({})", asked.by));
         let text = String::from("stopping");
-        let _ = asked.answer.send(Line::Done { text });
+        Teller(asked.answer.clone()).tell(Line::Done { text });
     }
 
     async fn carry_out(self: &Rc<Self>, verb: Verb, teller: &Teller) -> Result<String> {

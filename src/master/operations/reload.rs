@@ -53,7 +53,7 @@ impl Supervisor {
         let made = self.make(&old, &new, workers.max(before))?;
         self.state.borrow_mut().settings = new.clone();
         // The one thing left that can fail is a worker, so these come first.
-        let mut done = self.renew_workers(&old, &new, teller).await?;
+        let mut done = self.renew_workers(&old, &new, workers, teller).await?;
         done.extend(self.change_listeners(&old, &new, made.groups).await);
         let rules = {
             let state = self.state.borrow();
@@ -90,9 +90,9 @@ impl Supervisor {
         &self,
         old: &Settings,
         new: &Settings,
+        workers: u16,
         teller: &Teller,
     ) -> Result<Vec<String>> {
-        let workers = new.cluster.validate()?.get();
         let mut done = Vec::new();
         let (mut replaced, mut failure) = (0, None);
         if old.needs_new_workers(new) {
@@ -100,7 +100,7 @@ impl Supervisor {
             done.push("workers replaced".to_owned());
         }
         if failure.is_none() && workers > self.status.lock().workers {
-            match self.scale(workers, teller).await {
+            match self.try_scale(workers, teller).await {
                 Ok(text) => done.push(text),
                 Err(error) => failure = Some(error),
             }
@@ -116,13 +116,7 @@ impl Supervisor {
                 "{error}; and some workers go by the new configuration, for on the way back {again}"
             )));
         }
-        let text = error.to_string();
-        Err(Error::failed(
-            match text.ends_with("; nothing has changed") {
-                true => text,
-                false => text + "; nothing has changed",
-            },
-        ))
+        Err(Error::failed(format!("{error}; nothing has changed")))
     }
 
     fn read_settings(&self) -> Result<Settings> {

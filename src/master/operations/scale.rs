@@ -31,6 +31,13 @@ impl Supervisor {
                 "{count} workers: --max-workers admits {most}"
             )));
         }
+        self.try_scale(count, teller)
+            .await
+            .map_err(|error| Error::failed(format!("{error}; nothing has changed")))
+    }
+
+    /// The same for a number that is possible. If it fails, there are as many as before.
+    pub(super) async fn try_scale(&self, count: u16, teller: &Teller) -> Result<String> {
         let before = self.status.lock().workers;
         if count > before {
             self.make_room(count).await?;
@@ -39,7 +46,7 @@ impl Supervisor {
         if let Err(error) = self.fill(0..count, teller).await {
             self.status.lock().workers = before;
             self.empty(before..count, teller).await;
-            return Err(Error::failed(format!("{error}; nothing has changed")));
+            return Err(error);
         }
         self.empty(count..before, teller).await;
         Ok(match (before, count) {

@@ -289,7 +289,8 @@ impl Supervisor {
         };
         let outcome = timeout(TRIAL_DEADLINE, trial).await;
         let last_word = || {
-            let mut text = vec![0; 4096];
+            // All that a pipe holds.
+            let mut text = vec![0; 64 * 1024];
             let n = (&said).read(&mut text).unwrap_or(0);
             let text = String::from_utf8_lossy(&text[..n]).into_owned();
             let last = text.lines().rev().find(|line| !line.trim().is_empty());
