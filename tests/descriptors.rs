@@ -7,14 +7,10 @@ use std::{collections::BTreeMap, net::SocketAddr, thread};
 use nix::sys::signal::Signal::SIGKILL;
 use pointsman::Mode;
 
-use harness::{Client, Demo, Pointsman, children, descriptors, get, kill, until};
+use harness::{Client, Demo, Pointsman, children, descriptors, get, is_true, kill, until};
 
 const CLIENTS: usize = 2;
 const CONNECTIONS: usize = 10_000;
-
-fn is_true(condition: bool) -> Option<()> {
-    condition.then_some(())
-}
 
 /// Each worker keeps at most one connection to the upstream, so that what stays open is a fixed
 /// number once each has one.

@@ -24,12 +24,12 @@ use nix::sys::resource::{Resource, getrlimit};
 use prometheus::{Registry, TextEncoder, process_collector::ProcessCollector};
 use serde::Serialize;
 use tokio::{
+    net::TcpStream,
     sync::Semaphore,
     task::{JoinHandle, spawn_local},
-    time::sleep,
 };
 
-use super::control::Reports;
+use super::{control::Reports, places::attend_each};
 use crate::{
     error::{Error, Result},
     metrics::ScoreboardCollector,
@@ -120,37 +120,26 @@ impl Admin {
         }
         let listener = self.listener.try_clone().map_err(&refused)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(&refused)?;
-        self.answering = Some(spawn_local(accept(listener, status.clone(), registry)));
+        let status = status.clone();
+        self.answering = Some(spawn_local(attend_each(
+            Arc::new(Semaphore::new(connections_at_once())),
+            async move || listener.accept().await.map(|(stream, _)| stream),
+            move |stream| attend(stream, status.clone(), registry.clone()),
+        )));
         Ok(self)
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, status: Status, registry: Registry) {
-    let places = Arc::new(Semaphore::new(connections_at_once()));
-    loop {
-        // One that is refused stays in the backlog, and holds no descriptor of the master's.
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
-        };
-        let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, most likely. Rest rather than spin; the metrics say why.
-            sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let (status, registry) = (status.clone(), registry.clone());
-        spawn_local(async move {
-            let _place = place;
-            let service = service_fn(|request| {
-                std::future::ready(Ok::<_, Infallible>(answer(&request, &status, &registry)))
-            });
-            // An error is the client's: it has gone, or does not speak HTTP.
-            let _ = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(10))
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
-    }
+async fn attend(stream: TcpStream, status: Status, registry: Registry) {
+    let service = service_fn(|request| {
+        std::future::ready(Ok::<_, Infallible>(answer(&request, &status, &registry)))
+    });
+    // An error is the client's: it has gone, or does not speak HTTP.
+    let _ = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(10))
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 type Answer = Response<Full<Bytes>>;

@@ -25,9 +25,10 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::{Semaphore, mpsc},
     task::{JoinHandle, spawn_local},
-    time::{sleep, timeout},
+    time::timeout,
 };
 
+use super::places::attend_each;
 use crate::control::{Asked, EXEC_LINE, Line, StatusReport, Verb, WorkersReport};
 
 /// Connections answered at once; more wait in the backlog.
@@ -86,26 +87,14 @@ pub(super) fn serve(
         own_uid: nix::unistd::geteuid().as_raw(),
     });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let accepting = spawn_local({
-        let places = places.clone();
-        async move {
-            loop {
-                let Ok(place) = places.clone().acquire_owned().await else {
-                    return;
-                };
-                let Ok((stream, _)) = listener.accept().await else {
-                    // Out of descriptors, most likely. Rest rather than spin.
-                    sleep(Duration::from_millis(50)).await;
-                    continue;
-                };
-                let desk = desk.clone();
-                spawn_local(async move {
-                    let _place = place;
-                    desk.attend(stream).await;
-                });
-            }
-        }
-    });
+    let accepting = spawn_local(attend_each(
+        places.clone(),
+        async move || listener.accept().await.map(|(stream, _)| stream),
+        move |stream| {
+            let desk = desk.clone();
+            async move { desk.attend(stream).await }
+        },
+    ));
     Server { accepting, places }
 }
 

@@ -12,6 +12,7 @@ mod dispatcher;
 mod doors;
 mod notify;
 mod operations;
+mod places;
 mod process;
 mod reports;
 mod stop;

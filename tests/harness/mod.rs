@@ -671,3 +671,39 @@ impl Lcg {
         (self.0 >> 33) as usize % bound
     }
 }
+
+/// For [`until`]: has it come true?
+pub fn is_true(condition: bool) -> Option<()> {
+    condition.then_some(())
+}
+
+/// Flags for two workers of which none is taken for stuck while a test makes it stand still.
+pub const PATIENT: [&str; 6] = [
+    "--workers",
+    "2",
+    "--hang-after",
+    "3000",
+    "--hang-kill",
+    "4000",
+];
+
+/// `n` clients that have connected and sent `request`.
+#[track_caller]
+pub fn knock(proxy: &Pointsman, n: usize, request: &str) -> Vec<Client> {
+    let mut clients: Vec<Client> = (0..n).map(|_| Client::connect(proxy.address())).collect();
+    for client in &mut clients {
+        client.send(request).expect("an open connection");
+    }
+    clients
+}
+
+/// All of them get an answer.
+#[track_caller]
+pub fn all_are_answered(clients: &mut [Client], when: &str) {
+    for (i, client) in clients.iter_mut().enumerate() {
+        let answer = client
+            .read_answer(false)
+            .unwrap_or_else(|error| panic!("{when}: connection {i}: {error}"));
+        assert_eq!(answer.status, 200, "{when}");
+    }
+}

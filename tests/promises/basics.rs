@@ -13,16 +13,12 @@ use nix::sys::signal::Signal::{SIGINT, SIGTERM};
 use pointsman::{Mode, Policy};
 
 use crate::harness::{
-    Answer, Client, Demo, Gate, Pointsman, children, get, is_running, kill, process, run_to_end,
-    until,
+    Answer, Client, Demo, Gate, Pointsman, children, get, is_running, is_true, kill, process,
+    run_to_end, until,
 };
 
 /// Nothing else may end what a test wants to see end by itself.
 const NEVER: [&str; 2] = ["--drain-timeout", "3600"];
-
-fn is_true(condition: bool) -> Option<()> {
-    condition.then_some(())
-}
 
 /// Waits until the master has begun to stop.
 #[track_caller]

@@ -12,12 +12,9 @@ use nix::sys::signal::Signal::{self, SIGABRT, SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 use pointsman::{Arm, Mode, Policy};
 
 use crate::harness::{
-    Client, Demo, Gate, Pointsman, children, flags_of, get, is_running, kill, until,
+    Client, Demo, Gate, PATIENT, Pointsman, children, flags_of, get, is_running, is_true, kill,
+    until,
 };
-
-fn is_true(condition: bool) -> Option<()> {
-    condition.then_some(())
-}
 
 fn start(upstream: &str, workers: usize, mode: Mode) -> Pointsman {
     let workers = workers.to_string();
@@ -387,15 +384,7 @@ fn a_worker_told_to_end_under_load_loses_nothing() {
 fn with_unclaimed(demo: &Demo, n: usize) -> (Pointsman, Vec<Client>) {
     let arm = Arm::new(Mode::Handoff, Some(Policy::RoundRobin)).expect("a valid arm");
     // So long that nobody takes the worker for stuck while the test looks at it.
-    let patient = [
-        "--workers",
-        "2",
-        "--hang-after",
-        "3000",
-        "--hang-kill",
-        "4000",
-    ];
-    let flags = [&patient[..], &flags_of(arm)].concat();
+    let flags = [&PATIENT[..], &flags_of(arm)].concat();
     let proxy = Pointsman::start(&[&demo.url()], &flags);
     kill(proxy.worker_pids()[0], SIGSTOP);
     until("the worker is stopped", || {

@@ -9,11 +9,9 @@ use std::{
 use nix::sys::signal::Signal::{SIGCONT, SIGKILL, SIGSTOP};
 use pointsman::{Arm, LoadSignal, Mode, Policy};
 
-use crate::harness::{Client, Demo, Gate, Lcg, Pointsman, flags_of, get, is_running, kill, until};
-
-fn is_true(condition: bool) -> Option<()> {
-    condition.then_some(())
-}
+use crate::harness::{
+    Client, Demo, Gate, Lcg, Pointsman, flags_of, get, is_running, is_true, kill, until,
+};
 
 fn start(demo: &Demo, workers: usize, arm: Arm) -> Pointsman {
     let workers = workers.to_string();

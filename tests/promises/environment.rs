@@ -21,14 +21,10 @@ use nix::{
 use pointsman::Mode;
 
 use crate::harness::{
-    DEADLINE, Demo, Pointsman, children, get, is_running, kill, process, run_to_end, until,
+    DEADLINE, Demo, Pointsman, children, get, is_running, is_true, kill, process, run_to_end, until,
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_pointsman");
-
-fn is_true(condition: bool) -> Option<()> {
-    condition.then_some(())
-}
 
 /// A program that a test started, and what it wrote to standard error. Dropping it ends it.
 struct Program {

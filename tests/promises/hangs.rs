@@ -8,14 +8,11 @@ use std::{
 use pointsman::{Arm, Mode};
 
 use crate::harness::{
-    Client, Demo, Pointsman, flags_of, get, is_running, place::Place, resume, stop, until,
+    Client, Demo, Pointsman, all_are_answered, flags_of, get, is_running, is_true, knock,
+    place::Place, resume, stop, until,
 };
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
-
-fn is_true(condition: bool) -> Option<()> {
-    condition.then_some(())
-}
 
 /// In a turn where there is a policy: so it is certain that everybody's turn comes.
 fn start(upstream: &str, workers: usize, mode: Mode, more: &[&str]) -> Pointsman {
@@ -35,25 +32,6 @@ fn clients_come_until(proxy: &Pointsman, what: &str, mut condition: impl FnMut()
         assert_eq!(get(proxy.address(), "/").status, 200, "until {what}");
         is_true(condition())
     });
-}
-
-/// `n` clients that have connected and sent a request.
-fn knock(proxy: &Pointsman, n: usize) -> Vec<Client> {
-    let mut clients: Vec<Client> = (0..n).map(|_| Client::connect(proxy.address())).collect();
-    for client in &mut clients {
-        client.send(REQUEST).expect("an open connection");
-    }
-    clients
-}
-
-#[track_caller]
-fn all_are_answered(clients: &mut [Client], when: &str) {
-    for (i, client) in clients.iter_mut().enumerate() {
-        let answer = client
-            .read_answer(false)
-            .unwrap_or_else(|error| panic!("{when}: connection {i}: {error}"));
-        assert_eq!(answer.status, 200, "{when}");
-    }
 }
 
 fn hung(proxy: &Pointsman, seat: usize) -> f64 {
@@ -94,7 +72,7 @@ fn a_worker_that_stands_still_gets_nothing_new_until_it_moves() {
             proxy.taken()[0],
             proxy.each_worker("connections_assigned")[0],
         );
-        let mut clients = knock(&proxy, 30);
+        let mut clients = knock(&proxy, 30, REQUEST);
         all_are_answered(&mut clients, mode.name());
         let after = (
             proxy.taken()[0],
@@ -122,7 +100,7 @@ fn in_shared_a_worker_that_stands_still_owes_nothing_and_keeps_nobody_waiting() 
     stop(pids[0]);
     let before = proxy.each_worker("connections_self_accepted")[0];
     for _ in 0..5 {
-        all_are_answered(&mut knock(&proxy, 10), "one stands still");
+        all_are_answered(&mut knock(&proxy, 10, REQUEST), "one stands still");
     }
     assert_eq!(proxy.each_worker("connections_self_accepted")[0], before);
     resume(pids[0]);
@@ -152,7 +130,7 @@ fn what_a_stuck_worker_had_not_claimed_goes_to_others_and_is_served_once() {
             })
         };
         stop(pids[victim]);
-        let mut clients = knock(&proxy, CLIENTS);
+        let mut clients = knock(&proxy, CLIENTS, REQUEST);
         all_are_answered(&mut clients, &format!("{arm}"));
         assert_eq!(proxy.state(victim), "hung", "{arm}");
         let redispatched = proxy.metric("pointsman_handoff_redispatched_total", &[]);
@@ -188,7 +166,7 @@ fn what_waits_in_the_listener_of_a_stuck_worker_is_answered_by_others() {
     let pids = proxy.worker_pids();
     stop(pids[0]);
     // The kernel tosses a coin for each: one in a thousand million runs has none for the stopped one.
-    let mut clients = knock(&proxy, 30);
+    let mut clients = knock(&proxy, 30, REQUEST);
     all_are_answered(&mut clients, "one stands still");
     assert_eq!(proxy.taken()[0], 0);
     let rescued = proxy.each_worker("connections_handed_over")[1];
@@ -295,7 +273,7 @@ fn while_all_workers_stand_still_nobody_is_refused_and_all_are_answered_in_the_e
         let proxy = start(&demo.url(), 2, mode, &[]);
         let pids = proxy.worker_pids();
         pids.iter().for_each(|pid| stop(*pid));
-        let mut clients = knock(&proxy, 20);
+        let mut clients = knock(&proxy, 20, REQUEST);
         if mode != Mode::Reuseport {
             // There the kernel may have sent all to one.
             until("both are found stuck", || {
@@ -306,7 +284,7 @@ fn while_all_workers_stand_still_nobody_is_refused_and_all_are_answered_in_the_e
                 is_true(proxy.state(0) == "hung" || proxy.state(1) == "hung")
             });
         }
-        clients.extend(knock(&proxy, 20));
+        clients.extend(knock(&proxy, 20, REQUEST));
         for client in &mut clients {
             // Nobody was answered, and nobody was turned away.
             let socket = client.socket();

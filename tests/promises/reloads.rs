@@ -11,11 +11,7 @@ use std::{
 use nix::sys::signal::Signal::SIGHUP;
 use pointsman::Mode;
 
-use crate::harness::{Client, Demo, Gate, Pointsman, get, place::Place, until};
-
-fn is_true(condition: bool) -> Option<()> {
-    condition.then_some(())
-}
+use crate::harness::{Client, Demo, Gate, Pointsman, get, is_true, place::Place, until};
 
 /// A port that is free now, and that nobody is given who asks for any: those are higher.
 fn free_port() -> SocketAddr {

@@ -5,13 +5,9 @@ use std::{io::ErrorKind, process::Command};
 
 use pointsman::Mode;
 
-use crate::harness::{Client, Demo, Pointsman, descriptors, get, resume, stop, until};
+use crate::harness::{Client, Demo, Pointsman, descriptors, get, is_true, resume, stop, until};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
-
-fn is_true(condition: bool) -> Option<()> {
-    condition.then_some(())
-}
 
 /// Lets a process have descriptors below `limit` only, of those that it opens from now on; what it has
 /// open stays.

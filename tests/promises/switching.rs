@@ -2,33 +2,13 @@
 
 use pointsman::Mode;
 
-use crate::harness::{Client, Demo, Gate, Pointsman, get, place::Place, resume, stop, until};
+use crate::harness::{
+    Client, Demo, Gate, PATIENT, Pointsman, all_are_answered, get, is_true, knock, place::Place,
+    resume, stop, until,
+};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
 const HELD: &str = "GET /held HTTP/1.1\r\nhost: test\r\n\r\n";
-
-fn is_true(condition: bool) -> Option<()> {
-    condition.then_some(())
-}
-
-/// `n` clients that have connected and sent a request.
-fn knock(proxy: &Pointsman, n: usize, request: &str) -> Vec<Client> {
-    let mut clients: Vec<Client> = (0..n).map(|_| Client::connect(proxy.address())).collect();
-    for client in &mut clients {
-        client.send(request).expect("an open connection");
-    }
-    clients
-}
-
-#[track_caller]
-fn all_are_answered(clients: &mut [Client], when: &str) {
-    for (i, client) in clients.iter_mut().enumerate() {
-        let answer = client
-            .read_answer(false)
-            .unwrap_or_else(|error| panic!("{when}: connection {i}: {error}"));
-        assert_eq!(answer.status, 200, "{when}");
-    }
-}
 
 /// A metric's sum over the series of a mode.
 fn of(proxy: &Pointsman, name: &str, mode: Mode) -> f64 {
@@ -67,15 +47,7 @@ fn from_every_mode_to_every_other_nobody_is_lost_and_each_is_counted_where_it_be
     const NEW: usize = 6;
     let (place, demo) = (Place::new("pairs"), Demo::start("one"));
     // Nobody is taken for stuck while the test makes them stand still.
-    let patient = [
-        "--workers",
-        "2",
-        "--hang-after",
-        "3000",
-        "--hang-kill",
-        "4000",
-    ];
-    let proxy = place.start(&demo.url(), &patient);
+    let proxy = place.start(&demo.url(), &PATIENT);
     let pids = proxy.worker_pids();
     let mut kept = vec![Client::connect(proxy.address())];
     let mut mode = Mode::Handoff;

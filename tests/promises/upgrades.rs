@@ -14,16 +14,12 @@ use nix::sys::signal::Signal::{SIGHUP, SIGKILL, SIGTERM, SIGUSR2};
 use pointsman::Mode;
 
 use crate::harness::{
-    Client, Demo, Gate, Pointsman, children, get, is_running, kill, place::Place, resume, stop,
-    until,
+    Client, Demo, Gate, Pointsman, children, get, is_running, is_true, kill, place::Place, resume,
+    stop, until,
 };
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nhost: test\r\n\r\n";
 const HELD: &str = "GET /held HTTP/1.1\r\nhost: test\r\n\r\n";
-
-fn is_true(condition: bool) -> Option<()> {
-    condition.then_some(())
-}
 
 /// The file that a process runs.
 fn binary_of(pid: i32) -> String {

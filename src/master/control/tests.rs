@@ -33,7 +33,7 @@ fn run<F: Future<Output = ()>>(test: F) {
 
 async fn until(condition: impl Fn() -> bool) {
     while !condition() {
-        sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
