@@ -14,6 +14,9 @@
 //! | `sys` | the only `unsafe`: descriptors through sockets, shared memory, children, accept |
 //! | [`dispatch`] | pure rules: modes, policies, the bytes of a hand-over, the kernel's program |
 //! | `scoreboard` | the shared table: rows, the claim word, histograms |
+//! | `processes` | what a program has used, from `/proc` |
+//! | `compare` | arms, blocks, what can be said of them, and how it is shown; pure |
+//! | `load` | the clients of a benchmark, a process of its own |
 //! | `config` | what was asked for, validated |
 //! | `conn`, `listener`, `small_writes`, `channel` | sockets, and the lines between master and worker |
 //! | `worker` | a worker process: intake, serve, drain |
@@ -24,6 +27,7 @@
 //! | `master` | the master process: dispatcher, supervisor, admin |
 //! | `cluster` | the public door |
 //! | `demo` | the demo upstream, a process of its own |
+//! | `rig` | a cluster seen from outside |
 //! | `drill` | faults on purpose, and what clients saw |
 //! | `cli` | the command line |
 //!
@@ -40,6 +44,15 @@ mod error;
 
 #[doc(hidden)]
 pub mod scoreboard;
+
+#[doc(hidden)]
+pub mod processes;
+
+#[doc(hidden)]
+pub mod compare;
+
+#[doc(hidden)]
+pub mod load;
 
 mod config;
 
@@ -65,6 +78,8 @@ mod cluster;
 
 #[doc(hidden)]
 pub mod demo;
+
+mod rig;
 
 mod drill;
 

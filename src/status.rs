@@ -4,16 +4,17 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    compare::Report,
     control::ReloadReport,
     dispatch::mode::Arm,
-    scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, SEATS, Scoreboard},
+    scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, Row, SEATS, Scoreboard},
     sys::clock::{cpu_time, monotonic_ns},
 };
 
@@ -106,6 +107,9 @@ pub(crate) struct Inner {
     pub(crate) last_failure: Option<String>,
     /// What became of the last reload.
     pub(crate) reload: ReloadReport,
+    /// The comparison that goes on, or the last one.
+    #[serde(default)]
+    pub(crate) comparison: Option<Report>,
     /// How often the binary was replaced.
     pub(crate) upgrades: u64,
     /// When the first binary started, monotonic nanoseconds.
@@ -195,6 +199,7 @@ impl Status {
                 successful: true,
                 ..ReloadReport::default()
             },
+            comparison: None,
             upgrades: 0,
             started_at: now,
             in_force_since: now,
@@ -218,6 +223,15 @@ impl Status {
     /// None that can happen to plain data.
     pub(crate) fn copy(&self) -> serde_json::Result<serde_json::Value> {
         serde_json::to_value(&*self.lock())
+    }
+
+    /// The rows that count for one seat: its processes now, and all before them.
+    pub(crate) fn rows(&self, seat: u16) -> impl Iterator<Item = &Row> {
+        let present = self
+            .board
+            .occupied()
+            .filter(move |row| row.birth.seat.load(Relaxed) == u64::from(seat));
+        std::iter::once(self.board.retired(seat)).chain(present)
     }
 
     /// Looks or writes. Never held across an await.

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    EXEC_LINE, Line, StatusReport, Verb, WorkersReport,
+    EXEC_LINE, Line, LiveReport, StatusReport, Verb, WorkersReport,
     path::{Place, Probe, check_length, places, probe},
 };
 use crate::{
@@ -128,6 +128,14 @@ pub(crate) async fn status(path: &Path) -> Result<StatusReport> {
 /// As [`status`].
 pub(crate) async fn workers(path: &Path) -> Result<WorkersReport> {
     report(path, "/workers").await
+}
+
+/// What the master at `path` has counted.
+///
+/// # Errors
+/// As [`status`].
+pub(crate) async fn live(path: &Path) -> Result<LiveReport> {
+    report(path, "/live").await
 }
 
 /// Tells the master at `path` to do `verb`, shows every line of its answer to `on_line`, and returns

@@ -2,8 +2,8 @@
 //! The words are plain data; `path` finds the socket's place and binds it, the master's end is
 //! `master/control.rs`, the asking end [`client`].
 //!
-//! HTTP over a Unix socket. `GET /status` and `GET /workers` answer with a [`StatusReport`] and a
-//! [`WorkersReport`]. Every other verb is a `POST /<verb>` whose body is a JSON object with the
+//! HTTP over a Unix socket. `GET /status`, `GET /workers` and `GET /live` answer with a [`StatusReport`], a
+//! [`WorkersReport`] and a [`LiveReport`]. Every other verb is a `POST /<verb>` whose body is a JSON object with the
 //! fields of that [`Verb`] (or nothing), and the answer a stream of [`Line`]s, one JSON object per
 //! line, the last of them [`Line::Done`] or [`Line::Failed`].
 
@@ -16,7 +16,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::report::{
-    DrainReport, ListenerReport, ReloadReport, StatusReport, WorkerReport, WorkersReport,
+    DrainReport, ListenerReport, LiveArm, LiveReport, LiveWorker, ReloadReport, StatusReport,
+    WorkerReport, WorkersReport,
 };
 use crate::dispatch::{mode::Mode, policy::Policy};
 

@@ -1,8 +1,10 @@
 //! What the master says about itself.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::scoreboard::histogram::Snapshot;
 
 /// `GET /status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -138,4 +140,71 @@ pub(crate) struct DrainReport {
     pub(crate) requests_in_flight: u64,
     /// Before it is killed.
     pub(crate) seconds_left: f64,
+}
+
+/// `GET /live`: the counters since the start, for whoever looks again and again and takes the
+/// differences. None of them ever goes down.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LiveReport {
+    /// When this was read: seconds since the first start.
+    pub(crate) at: f64,
+    /// What `GET /status` says.
+    pub(crate) status: StatusReport,
+    /// Requests answered, by status class: `1xx` … `5xx`, `aborted`.
+    pub(crate) requests: BTreeMap<String, u64>,
+    /// Requests begun and not ended.
+    pub(crate) requests_in_flight: u64,
+    /// Connections that workers took.
+    pub(crate) connections: u64,
+    /// Connections handed over by the master and claimed.
+    pub(crate) handoffs: u64,
+    /// Bytes from clients.
+    pub(crate) received: u64,
+    /// Bytes to clients.
+    pub(crate) sent: u64,
+    /// CPU time of master and workers.
+    pub(crate) cpu_seconds: f64,
+    /// The busiest ready worker's open connections by the mean; 0: none is open.
+    pub(crate) imbalance: f64,
+    /// How long requests took.
+    pub(crate) latency: Snapshot,
+    /// From accepted by the master to claimed by the worker.
+    pub(crate) handoff: Snapshot,
+    /// One for every mode and policy that was ever in force.
+    pub(crate) arms: Vec<LiveArm>,
+    /// One for every seat.
+    pub(crate) workers: Vec<LiveWorker>,
+    /// Earlier processes that finish what they hold.
+    pub(crate) draining: Vec<DrainReport>,
+}
+
+/// What was counted under one mode and policy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LiveArm {
+    /// The mode.
+    pub(crate) mode: String,
+    /// The policy; `none` where the mode takes none.
+    pub(crate) policy: String,
+    /// For how long it was in force.
+    pub(crate) active_seconds: f64,
+    /// CPU time of master and workers meanwhile.
+    pub(crate) cpu_seconds: f64,
+    /// Connections that it brought.
+    pub(crate) connections: u64,
+    /// Requests answered on these.
+    pub(crate) requests: u64,
+    /// How long they took.
+    pub(crate) latency: Snapshot,
+}
+
+/// One seat and what all processes in it have counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LiveWorker {
+    /// What `GET /workers` says.
+    #[serde(flatten)]
+    pub(crate) worker: WorkerReport,
+    /// Connections taken.
+    pub(crate) connections: u64,
+    /// Requests answered.
+    pub(crate) requests: u64,
 }

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 
 use super::Kind;
+use crate::rig::Footprint;
 
 /// From this on an answer is worth a note of its own.
 pub(super) const SLOW: Duration = Duration::from_millis(250);
@@ -172,19 +173,6 @@ pub(super) struct Row {
     /// What went otherwise than it should.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) broken: Vec<String>,
-}
-
-/// What the master and its processes hold.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct Footprint {
-    /// Open descriptors of the master.
-    pub(super) descriptors: u64,
-    /// Resident memory of the master.
-    pub(super) rss_kib: u64,
-    /// Its children.
-    pub(super) processes: u64,
-    /// Those of them that ended and were not reaped.
-    pub(super) zombies: u64,
 }
 
 /// The faults of one mode.

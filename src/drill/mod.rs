@@ -5,14 +5,12 @@
 //! In each leg clients run while one fault after the other is injected; afterwards the clients go
 //! and the cluster must be as it was. Then [`ledger::judge`] says which promises were kept.
 
-mod cluster;
 mod faults;
 mod ledger;
 mod origin;
 mod random;
 mod table;
 mod traffic;
-mod wire;
 
 use std::{
     ffi::OsString,
@@ -29,9 +27,8 @@ use tokio::{
 };
 
 use self::{
-    cluster::{DEADLINE, Folder, Metrics, Subject},
     faults::{Files, Site, Step},
-    ledger::{FAST_ENOUGH, Footprint, Ledger, Leg, Promise, Row},
+    ledger::{FAST_ENOUGH, Ledger, Leg, Promise, Row},
     origin::Origin,
     random::Random,
     traffic::{Load, Tallies, Traffic},
@@ -42,6 +39,7 @@ use crate::{
         policy::Policy,
     },
     error::{Error, Result},
+    rig::{DEADLINE, Folder, Footprint, Metrics, Subject},
 };
 
 /// The longest time from the clients' being busy to a fault, so that faults come at any moment.

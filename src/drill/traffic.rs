@@ -20,8 +20,8 @@ use super::{
     ledger::{Ledger, Notable, Outcome, SLOW},
     origin::{Served, Wish},
     random::Random,
-    wire::{Answer, End, Idle, Link},
 };
+use crate::rig::wire::{Answer, End, Idle, Link};
 
 /// Nothing within this long is limbo.
 const LIMBO: Duration = Duration::from_secs(2);

@@ -29,7 +29,10 @@ use tokio::{
     task::{JoinHandle, spawn_local},
 };
 
-use super::{control::Reports, places::attend_each};
+use super::{
+    control::{NOT_COMPARED, Reports},
+    places::attend_each,
+};
 use crate::{
     error::{Error, Result},
     metrics::ScoreboardCollector,
@@ -161,13 +164,18 @@ fn answer(request: &Request<Incoming>, status: &Status, registry: &Registry) -> 
         "/readyz" => readiness(status),
         "/workers" => json(&status.workers()),
         "/status" => json(&status.status()),
+        "/live" => json(&status.live()),
+        "/comparison" => match status.comparison() {
+            Some(comparison) => json(&comparison),
+            None => text(StatusCode::NOT_FOUND, format!("{NOT_COMPARED}\n")),
+        },
         "/" => text(
             StatusCode::OK,
-            "pointsman\n\n/metrics  /status  /workers  /healthz  /readyz\n",
+            "pointsman\n\n/metrics  /status  /workers  /live  /comparison  /healthz  /readyz\n",
         ),
         _ => text(
             StatusCode::NOT_FOUND,
-            "not here; try /metrics, /status, /workers, /healthz, /readyz\n",
+            "not here; try /metrics, /status, /workers, /live, /comparison, /healthz, /readyz\n",
         ),
     }
 }

@@ -29,7 +29,10 @@ use tokio::{
 };
 
 use super::places::attend_each;
-use crate::control::{Asked, EXEC_LINE, Line, StatusReport, Verb, WorkersReport};
+use crate::{
+    compare,
+    control::{Asked, EXEC_LINE, Line, LiveReport, StatusReport, Verb, WorkersReport},
+};
 
 /// Connections answered at once; more wait in the backlog.
 const MAX_CONNECTIONS: usize = 32;
@@ -46,7 +49,15 @@ pub(super) trait Reports {
     fn status(&self) -> StatusReport;
     /// `GET /workers`.
     fn workers(&self) -> WorkersReport;
+    /// `GET /live`.
+    fn live(&self) -> LiveReport;
+    /// `GET /comparison`: the one that goes on, or the last one.
+    fn comparison(&self) -> Option<compare::Report>;
 }
+
+/// There is no `/comparison` yet.
+pub(super) const NOT_COMPARED: &str =
+    "nothing has been compared yet: 'pointsman ctl compare' does it";
 
 /// What every connection is served with.
 struct Desk {
@@ -145,14 +156,19 @@ impl Desk {
         match (name, request.method()) {
             ("status", &Method::GET) => report(&self.reports.status()),
             ("workers", &Method::GET) => report(&self.reports.workers()),
-            ("status", _) => wrong_method("GET"),
+            ("live", &Method::GET) => report(&self.reports.live()),
+            ("comparison", &Method::GET) => match self.reports.comparison() {
+                Some(comparison) => report(&comparison),
+                None => failed(StatusCode::NOT_FOUND, NOT_COMPARED),
+            },
+            ("status" | "live" | "comparison", _) => wrong_method("GET"),
             (name, &Method::POST) if VERBS.contains(&name) => self.tell(name, request, by).await,
             ("workers", _) => wrong_method("GET, POST"),
             (name, _) if VERBS.contains(&name) => wrong_method("POST"),
             _ => failed(
                 StatusCode::NOT_FOUND,
                 format!(
-                    "there is no {path} here; GET status or workers, or POST {}",
+                    "there is no {path} here; GET status, workers, live or comparison, or POST {}",
                     VERBS.join(", ")
                 ),
             ),

@@ -1,13 +1,17 @@
 //! What the master says about itself, to the admin interface and to the control socket: read off the
 //! scoreboard and the status, so that no worker is asked.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::control::Reports;
 use crate::{
-    control::{DrainReport, ListenerReport, StatusReport, WorkerReport, WorkersReport},
+    compare,
+    control::{
+        DrainReport, ListenerReport, LiveArm, LiveReport, LiveWorker, StatusReport, WorkerReport,
+        WorkersReport,
+    },
     dispatch::mode::Arm,
-    scoreboard::{MAX_LISTENERS, Row, State},
+    scoreboard::{CLASSES, MAX_LISTENERS, Row, State, histogram::Snapshot},
     status::{Seat, SeatStatus, Status, since},
     sys::clock::monotonic_ns,
 };
@@ -113,6 +117,126 @@ impl Reports for Status {
             draining: draining.collect(),
         }
     }
+
+    fn live(&self) -> LiveReport {
+        let status = self.status();
+        let WorkersReport {
+            workers, draining, ..
+        } = self.workers();
+        let (usage, seats, cpu, at) = {
+            let known = self.lock();
+            let seats: Vec<u16> = known.seats.keys().copied().collect();
+            let usage: Vec<_> = known.usage().collect();
+            (usage, seats, known.cpu(), since(known.started_at))
+        };
+        let mut totals = Totals::default();
+        let mut arms: Vec<LiveArm> = usage
+            .iter()
+            .map(|(arm, usage)| LiveArm {
+                mode: arm.mode().name().into(),
+                policy: arm.policy_name().into(),
+                active_seconds: usage.active.as_secs_f64(),
+                cpu_seconds: usage.cpu.as_secs_f64(),
+                connections: 0,
+                requests: 0,
+                latency: Snapshot::default(),
+            })
+            .collect();
+        let mut by_seat = BTreeMap::new();
+        for seat in seats {
+            let (mut connections, mut requests) = (0, 0);
+            for row in self.rows(seat) {
+                totals.add(row);
+                for (arm, traffic) in row.traffic.iter().flat_map(|t| t.iter().enumerate()) {
+                    if get(&traffic.connections) == 0 {
+                        continue;
+                    }
+                    let answered: u64 = traffic.requests.iter().map(get).sum();
+                    connections += get(&traffic.connections);
+                    requests += answered;
+                    totals.received += get(&traffic.received);
+                    totals.sent += get(&traffic.sent);
+                    for (sum, n) in totals.requests.iter_mut().zip(&traffic.requests) {
+                        *sum += get(n);
+                    }
+                    arms[arm].connections += get(&traffic.connections);
+                    arms[arm].requests += answered;
+                    arms[arm].latency.add(&traffic.request_duration);
+                }
+            }
+            by_seat.insert(Seat::label(seat), (connections, requests));
+        }
+        let mut latency = Snapshot::default();
+        arms.iter().for_each(|arm| latency.merge(&arm.latency));
+        arms.retain(|arm| arm.active_seconds > 0.0 || arm.connections > 0);
+        let ready = workers.iter().filter(|worker| worker.state == "ready");
+        let open: Vec<u64> = ready.map(|worker| worker.connections_open).collect();
+        LiveReport {
+            at: at.as_secs_f64(),
+            status,
+            requests: CLASSES
+                .map(String::from)
+                .into_iter()
+                .zip(totals.requests)
+                .collect(),
+            requests_in_flight: totals.in_flight,
+            connections: by_seat.values().map(|(connections, _)| connections).sum(),
+            handoffs: totals.handoffs,
+            received: totals.received,
+            sent: totals.sent,
+            cpu_seconds: cpu.as_secs_f64(),
+            imbalance: imbalance(&open),
+            latency,
+            handoff: totals.handoff,
+            arms,
+            workers: workers
+                .into_iter()
+                .map(|worker| {
+                    let (connections, requests) =
+                        by_seat.get(&worker.worker).copied().unwrap_or_default();
+                    LiveWorker {
+                        worker,
+                        connections,
+                        requests,
+                    }
+                })
+                .collect(),
+            draining,
+        }
+    }
+
+    fn comparison(&self) -> Option<compare::Report> {
+        self.lock().comparison.clone()
+    }
+}
+
+/// What is counted by rows, over all of them.
+#[derive(Default)]
+struct Totals {
+    requests: [u64; CLASSES.len()],
+    in_flight: u64,
+    handoffs: u64,
+    received: u64,
+    sent: u64,
+    handoff: Snapshot,
+}
+
+impl Totals {
+    fn add(&mut self, row: &Row) {
+        self.in_flight += get(&row.work.in_flight);
+        self.handoffs += get(&row.work.claimed);
+        self.handoff.add(&row.handoff_duration);
+    }
+}
+
+/// The largest of `open` by their mean; 0 if all are.
+pub(super) fn imbalance(open: &[u64]) -> f64 {
+    let sum: u64 = open.iter().sum();
+    let busiest = open.iter().copied().max().unwrap_or(0);
+    if sum == 0 {
+        return 0.0;
+    }
+    busiest as f64 * open.len() as f64 / sum as f64
 }
 
 impl Status {

@@ -67,15 +67,6 @@ impl Collector for ScoreboardCollector {
 }
 
 impl ScoreboardCollector {
-    /// The rows that count for one seat: its processes now, and all before them.
-    fn rows(&self, seat: u16) -> impl Iterator<Item = &Row> {
-        let board = &self.status.board;
-        let present = board
-            .occupied()
-            .filter(move |row| row.birth.seat.load(Relaxed) == u64::from(seat));
-        std::iter::once(board.retired(seat)).chain(present)
-    }
-
     fn seats(&self) -> Vec<(u16, SeatStatus)> {
         self.status
             .lock()
@@ -92,6 +83,7 @@ impl ScoreboardCollector {
         let mut in_flight = 0;
         for (seat, _) in &seats {
             in_flight += self
+                .status
                 .rows(*seat)
                 .map(|row| get(&row.work.in_flight))
                 .sum::<u64>();
@@ -106,7 +98,7 @@ impl ScoreboardCollector {
                 for (seat, _) in &seats {
                     let label = Seat::label(*seat);
                     let mut connections = 0;
-                    for row in self.rows(*seat) {
+                    for row in self.status.rows(*seat) {
                         let t = row.traffic(id as u8, arm);
                         connections += get(&t.connections);
                         if get(&t.connections) == 0 {
@@ -155,12 +147,13 @@ impl ScoreboardCollector {
             let label = Seat::label(seat);
             let labels = [("worker", label.as_str())];
             let sum = |of: fn(&Row) -> &AtomicU64| {
-                self.rows(seat).map(|r| get(of(r))).sum::<u64>() as f64
+                self.status.rows(seat).map(|r| get(of(r))).sum::<u64>() as f64
             };
             page.counter(&HANDOFFS, &labels, sum(|r| &r.work.claimed));
             page.counter(&HANDOFF_BATCHES, &labels, sum(|r| &r.dispatched.batches));
             page.counter(&TIMED_OUT, &labels, sum(|r| &r.work.timed_out));
-            self.rows(seat)
+            self.status
+                .rows(seat)
                 .for_each(|row| durations.add(&row.handoff_duration));
         }
         page.histogram(&HANDOFF_DURATION, &[], &durations);
@@ -174,7 +167,7 @@ impl ScoreboardCollector {
         let exhausted: u64 = self
             .seats()
             .iter()
-            .flat_map(|(seat, _)| self.rows(*seat))
+            .flat_map(|(seat, _)| self.status.rows(*seat))
             .map(|row| get(&row.work.accept_exhausted))
             .sum();
         let failed = get(&dispatcher.accept_failed);
@@ -196,7 +189,7 @@ impl ScoreboardCollector {
             let requests: u64 = self
                 .seats()
                 .iter()
-                .flat_map(|(seat, _)| self.rows(*seat))
+                .flat_map(|(seat, _)| self.status.rows(*seat))
                 .flat_map(|row| row.traffic.iter().map(|t| &t[arm.index()]))
                 .flat_map(|t| &t.requests)
                 .map(get)
@@ -241,6 +234,7 @@ impl ScoreboardCollector {
             }
             page.counter(&WORKER_CPU, &labels, status.cpu().as_secs_f64());
             let hung = self
+                .status
                 .rows(seat)
                 .map(|row| get(&row.dispatched.hung))
                 .sum::<u64>();
@@ -291,7 +285,7 @@ impl ScoreboardCollector {
             let rows = || {
                 seats
                     .iter()
-                    .flat_map(|(seat, _)| self.rows(*seat))
+                    .flat_map(|(seat, _)| self.status.rows(*seat))
                     .map(|row| &row.endpoints[i])
             };
             let mut total = 0;

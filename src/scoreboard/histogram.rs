@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::count::add;
 use crate::sys::shm::shared_struct;
 
@@ -81,10 +83,46 @@ impl Histogram {
 }
 
 /// What one or several histograms held at one time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Its serialised form names only the buckets that hold something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Sparse", into = "Sparse")]
 pub struct Snapshot {
     sum_ns: u64,
     buckets: Box<[u64]>,
+}
+
+/// A [`Snapshot`] on its way to another process or into a file.
+#[derive(Serialize, Deserialize)]
+struct Sparse {
+    sum_ns: u64,
+    /// Bucket and what it holds, in ascending order.
+    buckets: Vec<(usize, u64)>,
+}
+
+impl From<Snapshot> for Sparse {
+    fn from(snapshot: Snapshot) -> Self {
+        let held = snapshot.buckets.iter().copied().enumerate();
+        Self {
+            sum_ns: snapshot.sum_ns,
+            buckets: held.filter(|(_, n)| *n > 0).collect(),
+        }
+    }
+}
+
+impl TryFrom<Sparse> for Snapshot {
+    type Error = String;
+
+    fn try_from(sparse: Sparse) -> Result<Self, String> {
+        let mut snapshot = Self {
+            sum_ns: sparse.sum_ns,
+            ..Self::default()
+        };
+        for (i, n) in sparse.buckets {
+            let bucket = snapshot.buckets.get_mut(i);
+            *bucket.ok_or_else(|| format!("there is no bucket {i}"))? += n;
+        }
+        Ok(snapshot)
+    }
 }
 
 impl Default for Snapshot {
@@ -102,6 +140,30 @@ impl Snapshot {
         self.sum_ns += histogram.sum_ns.load(Relaxed);
         for (mine, theirs) in self.buckets.iter_mut().zip(&histogram.buckets) {
             *mine += theirs.load(Relaxed);
+        }
+    }
+
+    /// Counts one duration.
+    pub fn record(&mut self, duration: Duration) {
+        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[bucket(ns)] += 1;
+        self.sum_ns = self.sum_ns.saturating_add(ns);
+    }
+
+    /// Adds what `other` holds.
+    pub fn merge(&mut self, other: &Self) {
+        self.sum_ns += other.sum_ns;
+        for (mine, theirs) in self.buckets.iter_mut().zip(&other.buckets) {
+            *mine += theirs;
+        }
+    }
+
+    /// What was counted since `earlier`, which the same histograms held then.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let pairs = self.buckets.iter().zip(&earlier.buckets);
+        Self {
+            sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
+            buckets: pairs.map(|(now, then)| now.saturating_sub(*then)).collect(),
         }
     }
 
@@ -148,6 +210,24 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn snapshots_come_back_from_their_serialised_form_and_can_be_subtracted() {
+        let mut early = Snapshot::default();
+        early.record(Duration::from_micros(50));
+        let mut late = early.clone();
+        late.record(Duration::from_millis(3));
+        late.record(Duration::MAX);
+        let json = serde_json::to_string(&late).expect("plain data");
+        assert_eq!(serde_json::from_str::<Snapshot>(&json).expect("ours"), late);
+        let between = late.since(&early);
+        assert_eq!(between.count(), 2);
+        let mut sum = early;
+        sum.merge(&between);
+        assert_eq!(sum, late);
+        let broken = format!(r#"{{"sum_ns":0,"buckets":[[{BUCKETS},1]]}}"#);
+        assert!(serde_json::from_str::<Snapshot>(&broken).is_err());
+    }
 
     #[test]
     fn every_bucket_begins_where_the_one_before_ends() {

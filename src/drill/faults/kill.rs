@@ -11,11 +11,9 @@ use tokio::time::sleep;
 use super::{Findings, Site, Stopped, has_ended, seat_of, send, stands_still};
 use crate::{
     control::WorkerReport,
-    drill::{
-        cluster::until,
-        ledger::{LOST, MAY_HAVE_TAKEN, OPEN},
-    },
+    drill::ledger::{LOST, MAY_HAVE_TAKEN, OPEN},
     error::{Error, Result},
+    rig::until,
 };
 
 /// For how long one stands still at least before it is killed: some are handed to it …

@@ -24,15 +24,12 @@ pub(super) use self::{
     reload::{Files, take_up},
     switch::verb,
 };
-use super::{
-    cluster::{Subject, processes, state_and_parent},
-    random::Random,
-    traffic::Tallies,
-};
+use super::{random::Random, traffic::Tallies};
 use crate::{
     control::{WorkerReport, WorkersReport},
     dispatch::mode::Arm,
     error::{Error, Result},
+    rig::{Subject, processes, state_and_parent},
 };
 
 /// One thing to do to the cluster.

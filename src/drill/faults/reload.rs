@@ -13,8 +13,8 @@ use super::{Findings, Site, Standing};
 use crate::{
     control::Verb,
     dispatch::{mode::Arm, policy::Policy},
-    drill::cluster::{Folder, processes},
     error::{Error, Result},
+    rig::{Folder, processes},
 };
 
 /// Ways to break a configuration: what is wrong with it.

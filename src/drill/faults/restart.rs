@@ -1,7 +1,7 @@
 //! All workers are replaced, one after the other.
 
 use super::{Findings, Site, Standing};
-use crate::{control::Verb, drill::cluster::processes, error::Result};
+use crate::{control::Verb, error::Result, rig::processes};
 
 pub(super) async fn inject(site: &mut Site<'_>) -> Result<Findings> {
     let mut findings = Findings::of("rolling restart");

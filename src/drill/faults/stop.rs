@@ -8,8 +8,8 @@ use tokio::time::sleep;
 use super::{Findings, Site, Stopped, seat_of};
 use crate::{
     control::{WorkerReport, WorkersReport},
-    drill::cluster::until,
     error::Result,
+    rig::until,
 };
 
 /// For how long it stands still.

@@ -10,8 +10,8 @@ use std::{
 use super::{Findings, Site, Standing};
 use crate::{
     control::Verb,
-    drill::cluster::{Folder, processes},
     error::{Error, Result},
+    rig::{Folder, processes},
 };
 
 /// Ways to be a bad binary: what it is, and the script in it. `None`: there is no file.

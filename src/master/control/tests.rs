@@ -54,6 +54,14 @@ impl Reports for Fake {
             draining: Vec::new(),
         }
     }
+
+    fn live(&self) -> LiveReport {
+        unreachable!("nobody asks")
+    }
+
+    fn comparison(&self) -> Option<compare::Report> {
+        None
+    }
 }
 
 fn fake() -> Rc<Fake> {
@@ -563,6 +571,14 @@ impl Reports for Script {
 
     fn workers(&self) -> WorkersReport {
         unreachable!("nobody asks")
+    }
+
+    fn live(&self) -> LiveReport {
+        unreachable!("nobody asks")
+    }
+
+    fn comparison(&self) -> Option<compare::Report> {
+        None
     }
 }
 

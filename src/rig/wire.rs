@@ -10,7 +10,7 @@ use tokio::{
 
 /// How an exchange ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     /// With a whole answer.
     Answer(Answer),
     /// The connection ended before the first byte of an answer.
@@ -21,18 +21,18 @@ pub(super) enum End {
 
 /// A whole answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// The status code.
-    pub(super) status: u16,
+    pub(crate) status: u16,
     /// May no further request be sent on this connection?
-    pub(super) closes: bool,
+    pub(crate) closes: bool,
     /// The body, without its chunks.
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// What a connection looks like between two requests.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Idle {
+pub(crate) enum Idle {
     /// Open and silent.
     Open,
     /// The other end has closed it.
@@ -43,16 +43,16 @@ pub(super) enum Idle {
 
 /// A connection.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     stream: TcpStream,
     buffer: Vec<u8>,
     /// Answers that came over it.
-    pub(super) served: u64,
+    pub(crate) served: u64,
 }
 
 impl Link {
     /// Connects.
-    pub(super) async fn connect(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) async fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self {
@@ -63,12 +63,12 @@ impl Link {
     }
 
     /// Our port: which connection it was, should one have to look at a packet trace.
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.stream.local_addr().map_or(0, |address| address.port())
     }
 
     /// Looks without waiting.
-    pub(super) fn look(&mut self) -> Idle {
+    pub(crate) fn look(&mut self) -> Idle {
         if !self.buffer.is_empty() {
             return Idle::Unasked;
         }
@@ -80,7 +80,7 @@ impl Link {
     }
 
     /// Sends `request` and reads what comes back.
-    pub(super) async fn exchange(&mut self, request: &[u8]) -> End {
+    pub(crate) async fn exchange(&mut self, request: &[u8]) -> End {
         // A write may fail although an answer waits to be read: reading decides.
         let _ = self.stream.write_all(request).await;
         loop {
@@ -111,7 +111,7 @@ impl Link {
 }
 
 /// The page at `path`, for looking at the admin interface.
-pub(super) async fn get(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     let mut link = Link::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     match link.exchange(request.as_bytes()).await {

@@ -1,5 +1,7 @@
-//! The cluster that is drilled: one of the drill's own, in a process of its own, or one that runs
-//! already.
+//! A cluster seen from outside: one of our own, in a process of its own, or one that runs already. Drills
+//! put faults into it, and `pointsman bench` measures it.
+
+pub(crate) mod wire;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,7 +22,8 @@ use nix::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{ledger::Footprint, wire};
+use serde::Serialize;
+
 use crate::{
     control::{StatusReport, Verb, WorkerReport, WorkersReport, client},
     error::{Error, Result},
@@ -28,10 +31,10 @@ use crate::{
 };
 
 /// How long the cluster may take to do anything at all before that counts as broken.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a page of the admin interface may take.
 const PAGE: Duration = Duration::from_secs(10);
-/// How long the drill's own cluster may take to end before it is killed.
+/// How long a cluster of our own may take to end before it is killed.
 const END: Duration = Duration::from_secs(15);
 /// Lines of its log that are kept.
 const LOG: usize = 60;
@@ -40,7 +43,7 @@ const LOG: usize = 60;
 ///
 /// # Errors
 /// It did not within [`DEADLINE`], or it failed.
-pub(super) async fn until<T>(
+pub(crate) async fn until<T>(
     what: &str,
     mut look: impl AsyncFnMut() -> Result<Option<T>>,
 ) -> Result<T> {
@@ -61,13 +64,13 @@ pub(super) async fn until<T>(
 
 /// A folder that only we can look into and that goes when this does.
 #[derive(Debug)]
-pub(super) struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     /// Makes one.
-    pub(super) fn make() -> Result<Self> {
+    pub(crate) fn make() -> Result<Self> {
         for n in 0..1000 {
-            let name = format!("pointsman-drill-{}-{n}", std::process::id());
+            let name = format!("pointsman-rig-{}-{n}", std::process::id());
             let path = std::env::temp_dir().join(name);
             match std::fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => return Ok(Self(path)),
@@ -80,13 +83,13 @@ impl Folder {
         }
         let all = std::env::temp_dir();
         Err(Error::failed(format!(
-            "{} is full of old folders named pointsman-drill-*: remove them",
+            "{} is full of old folders named pointsman-rig-*: remove them",
             all.display()
         )))
     }
 
     /// The path of a file in it.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -97,21 +100,34 @@ impl Drop for Folder {
     }
 }
 
-/// The cluster that is drilled.
+/// What the master and its processes hold.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Footprint {
+    /// Open descriptors of the master.
+    pub(crate) descriptors: u64,
+    /// Resident memory of the master.
+    pub(crate) rss_kib: u64,
+    /// Its children.
+    pub(crate) processes: u64,
+    /// Those of them that ended and were not reaped.
+    pub(crate) zombies: u64,
+}
+
+/// The cluster that is looked at.
 #[derive(Debug)]
-pub(super) struct Subject {
+pub(crate) struct Subject {
     /// Where clients connect.
-    pub(super) target: SocketAddr,
+    pub(crate) target: SocketAddr,
     /// Where it says what it does.
     admin: SocketAddr,
     /// Where it takes commands.
     control: PathBuf,
     /// The master.
-    pub(super) pid: i32,
+    pub(crate) pid: i32,
     own: Option<Own>,
 }
 
-/// A cluster of the drill's own. Dropping it ends it.
+/// A cluster of our own. Dropping it ends it.
 #[derive(Debug)]
 struct Own {
     process: Child,
@@ -120,7 +136,7 @@ struct Own {
 
 /// The counters at one moment, by name with labels.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Metrics(BTreeMap<String, f64>);
+pub(crate) struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
     fn read(page: &str) -> Self {
@@ -133,7 +149,7 @@ impl Metrics {
     }
 
     /// The sum of all series of this name with that label.
-    pub(super) fn sum(&self, name: &str, label: &str) -> u64 {
+    pub(crate) fn sum(&self, name: &str, label: &str) -> u64 {
         let is_it = |series: &str| series.split('{').next() == Some(name) && series.contains(label);
         let sum: f64 = self
             .0
@@ -145,7 +161,7 @@ impl Metrics {
     }
 
     /// Counters that have gone down, or away, since `earlier`.
-    pub(super) fn fallen_since(&self, earlier: &Self) -> Vec<String> {
+    pub(crate) fn fallen_since(&self, earlier: &Self) -> Vec<String> {
         let counts = |series: &str| {
             let name = series.split('{').next().unwrap_or(series);
             let ends = ["_total", "_count", "_bucket", "_sum"];
@@ -169,7 +185,7 @@ impl Metrics {
 impl Subject {
     /// Starts a cluster with `arguments` for `serve`, which must name a control socket at `control`,
     /// a listener and an admin interface.
-    pub(super) async fn start(arguments: &[OsString], control: PathBuf) -> Result<Self> {
+    pub(crate) async fn start(arguments: &[OsString], control: PathBuf) -> Result<Self> {
         let program = std::env::current_exe()
             .map_err(|error| Error::runtime("cannot find our own binary", error))?;
         let mut command = Command::new(program);
@@ -209,9 +225,7 @@ impl Subject {
                 // Its last words may be on their way still.
                 sleep(Duration::from_millis(50)).await;
                 let why = own.log().pop().unwrap_or_default();
-                Err(Error::failed(format!(
-                    "the drill's cluster does not start: {why}"
-                )))
+                Err(Error::failed(format!("the cluster does not start: {why}")))
             }
             Err(_) => Ok(None),
         })
@@ -226,7 +240,7 @@ impl Subject {
     }
 
     /// The cluster that runs already and takes commands at `control`.
-    pub(super) async fn running(control: &Path, target: SocketAddr) -> Result<Self> {
+    pub(crate) async fn running(control: &Path, target: SocketAddr) -> Result<Self> {
         let status = client::status(control).await?;
         let listeners = status.listeners.iter().map(|l| l.address.as_str());
         if !listeners.clone().any(|listener| covers(listener, target)) {
@@ -243,7 +257,7 @@ impl Subject {
         });
         let admin = admin.ok_or_else(|| {
             Error::usage(format!(
-                "the master at {} has no admin interface, and a drill has to read its counters: start it with --admin",
+                "the master at {} has no admin interface, and its counters have to be read: start it with --admin",
                 control.display()
             ))
         })?;
@@ -270,31 +284,31 @@ impl Subject {
         }
     }
 
-    /// Are the drill's clients the only ones?
-    pub(super) fn is_own(&self) -> bool {
+    /// Is it of our own, so that our clients are the only ones?
+    pub(crate) fn is_own(&self) -> bool {
         self.own.is_some()
     }
 
     /// What each worker does now.
-    pub(super) async fn workers(&self) -> Result<WorkersReport> {
+    pub(crate) async fn workers(&self) -> Result<WorkersReport> {
         let page = self.page("/workers").await?;
         serde_json::from_slice(&page)
             .map_err(|error| Error::failed(format!("http://{}/workers: {error}", self.admin)))
     }
 
     /// All counters.
-    pub(super) async fn metrics(&self) -> Result<Metrics> {
+    pub(crate) async fn metrics(&self) -> Result<Metrics> {
         let page = self.page("/metrics").await?;
         Ok(Metrics::read(&String::from_utf8_lossy(&page)))
     }
 
     /// What the master says about itself.
-    pub(super) async fn status(&self) -> Result<StatusReport> {
+    pub(crate) async fn status(&self) -> Result<StatusReport> {
         client::status(&self.control).await
     }
 
     /// Asks the master to do something and waits until it has. The inner error is its refusal.
-    pub(super) async fn ask(&self, verb: &Verb) -> Result<String> {
+    pub(crate) async fn ask(&self, verb: &Verb) -> Result<String> {
         match timeout(DEADLINE, client::ask(&self.control, verb, |_| {})).await {
             Ok(answer) => answer,
             Err(_) => Err(Error::failed(format!(
@@ -306,7 +320,7 @@ impl Subject {
     }
 
     /// Waits until there are `count` workers, all of them ready, and nobody drains.
-    pub(super) async fn settled(&self, count: usize) -> Result<WorkersReport> {
+    pub(crate) async fn settled(&self, count: usize) -> Result<WorkersReport> {
         let what = format!("there are {count} workers, all of them ready, and none drains");
         until(&what, async || {
             let report = self.workers().await?;
@@ -318,7 +332,7 @@ impl Subject {
     }
 
     /// What master and workers hold now.
-    pub(super) fn footprint(&self) -> Footprint {
+    pub(crate) fn footprint(&self) -> Footprint {
         let children = children(self.pid);
         Footprint {
             descriptors: std::fs::read_dir(format!("/proc/{}/fd", self.pid))
@@ -329,14 +343,14 @@ impl Subject {
         }
     }
 
-    /// The last lines that the drill's own cluster wrote.
-    pub(super) fn log(&self) -> Vec<String> {
+    /// The last lines that a cluster of our own wrote.
+    pub(crate) fn log(&self) -> Vec<String> {
         self.own.as_ref().map_or_else(Vec::new, Own::log)
     }
 }
 
 /// The processes in `report`, by seat, that are workers of their own.
-pub(super) fn processes(report: &WorkersReport) -> impl Iterator<Item = &WorkerReport> {
+pub(crate) fn processes(report: &WorkersReport) -> impl Iterator<Item = &WorkerReport> {
     report
         .workers
         .iter()
@@ -413,7 +427,7 @@ fn children(parent: i32) -> Vec<char> {
 }
 
 /// From `/proc/PID/stat`, in which the name in parentheses may hold anything.
-pub(super) fn state_and_parent(stat: &str) -> Option<(char, i32)> {
+pub(crate) fn state_and_parent(stat: &str) -> Option<(char, i32)> {
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?.chars().next()?;
     Some((state, fields.next()?.parse().ok()?))
@@ -441,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_address_that_is_listened_on_can_be_drilled() {
+    fn only_an_address_that_is_listened_on_is_a_target() {
         let target = |text: &str| text.parse::<SocketAddr>().expect("an address");
         for (listener, other, expected) in [
             ("127.0.0.1:80", "127.0.0.1:80", true),

@@ -1,0 +1,116 @@
+//! Load: the clients of a benchmark, in a process of its own. Whoever wants load starts
+//! `pointsman load`, writes an [`Order`] as one line of JSON to its standard input, and reads [`Said`]
+//! lines from its standard output. End of file on its input ends it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{compare::Drive, scoreboard::histogram::Snapshot};
+
+/// What kind of load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scenario {
+    /// Small answers on connections that stay.
+    Keepalive,
+    /// Small answers, each on a connection of its own.
+    PerConnection,
+    /// Nine small answers in ten, one that takes the upstream long; on connections that stay.
+    Mixed,
+    /// Connections that are opened one by one, mostly rest, and are closed at random.
+    LongLived,
+    /// Answers of 64 KiB on connections that stay.
+    Bodies,
+    /// Many connections at once, then none for a while.
+    Bursts,
+}
+
+/// One block of load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// Where clients connect.
+    pub target: SocketAddr,
+    /// The `Host` field.
+    pub host: String,
+    /// What kind.
+    pub scenario: Scenario,
+    /// The path of a usual request.
+    pub path: String,
+    /// The path of a slow one, in [`Scenario::Mixed`].
+    pub slow_path: String,
+    /// Clients at once.
+    pub clients: u32,
+    /// Addresses that they come from, of 127.0.0.0/8 where the target is there: `remote-address` tells
+    /// clients apart by them. 1: leave it to the kernel.
+    pub addresses: u32,
+    /// How requests come.
+    pub drive: Drive,
+    /// For open load: are arrivals a Poisson process? Else they are evenly spaced.
+    pub poisson: bool,
+    /// Before measuring begins: connections are opened, caches filled.
+    pub warm_up: Duration,
+    /// For how long it is measured.
+    pub duration: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// All chance in it comes from this.
+    pub seed: u64,
+}
+
+/// What the load says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "said", rename_all = "kebab-case")]
+pub enum Said {
+    /// From now on it is measured.
+    Begun,
+    /// It is no longer.
+    Ended(Outcome),
+    /// It cannot be done.
+    Failed {
+        /// Why, and the way out.
+        error: String,
+    },
+}
+
+/// What came of a block of load. Only what was answered, or failed, while it was measured counts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// For how long it was measured, seconds.
+    pub seconds: f64,
+    /// Right answers.
+    pub requests: u64,
+    /// What went wrong.
+    pub errors: Errors,
+    /// Connections opened.
+    pub connections: u64,
+    /// Closed load: from sent to answered. Open load: from the planned moment to answered; what was planned and
+    /// has no answer at the end counts with the time that it has waited.
+    pub latency: Snapshot,
+    /// From sent to answered.
+    pub service: Snapshot,
+    /// Open load: planned while it was measured, and not answered at its end.
+    pub unanswered: u64,
+}
+
+/// Requests that went wrong, by what happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Errors {
+    /// No connection could be made.
+    pub connect: u64,
+    /// The connection ended before the answer did.
+    pub closed: u64,
+    /// No answer in time.
+    pub timeout: u64,
+    /// An answer that was no 2xx.
+    pub status: u64,
+    /// Something that is no HTTP answer.
+    pub malformed: u64,
+}
+
+impl Errors {
+    /// All of them.
+    pub fn total(self) -> u64 {
+        self.connect + self.closed + self.timeout + self.status + self.malformed
+    }
+}
