@@ -5,9 +5,11 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::time::sleep;
 
+use super::Cores;
 use crate::{
     config::usable_cores,
     error::{Error, Result},
+    sys::schedule,
 };
 
 /// For how long we look at what others do.
@@ -32,6 +34,25 @@ pub(super) fn has_room(clients: u32) -> Result<()> {
     Err(Error::usage(format!(
         "{clients} clients need up to {wanted} open files in one worker, and the hard limit is {hard}: \
          raise that (ulimit -Hn), or ask for fewer --clients"
+    )))
+}
+
+/// May we run on these cores?
+///
+/// # Errors
+/// Not on all of them.
+pub(super) fn has_cores(flag: &str, wanted: Option<&Cores>) -> Result<()> {
+    let Some(wanted) = wanted else {
+        return Ok(());
+    };
+    let ours = schedule::cores()
+        .map_err(|error| Error::runtime("cannot ask for the cores of this process", error))?;
+    if wanted.0.iter().all(|core| ours.contains(core)) {
+        return Ok(());
+    }
+    Err(Error::usage(format!(
+        "{flag} {wanted}: this process may run on {} only",
+        Cores(ours)
     )))
 }
 

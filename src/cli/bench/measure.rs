@@ -7,7 +7,7 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use super::{machine, output::Output, progress::Bar};
+use super::{Cores, machine, output::Output, progress::Bar};
 use crate::{
     bench::{self, Frame, Own, OwnPlan, Plan},
     cli::demo::DemoUpstreams,
@@ -156,10 +156,7 @@ fn circumstances(
     ));
     let list = |cores: &[usize]| match cores {
         [] => "any core".into(),
-        cores => {
-            let cores: Vec<String> = cores.iter().map(usize::to_string).collect();
-            format!("core {}", cores.join(", "))
-        }
+        cores => format!("core {}", Cores(cores.to_vec())),
     };
     if !(cluster.cores.is_empty() && load_cores.is_empty()) {
         here.notes.push(format!(

@@ -5,7 +5,7 @@ mod measure;
 mod output;
 mod progress;
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -190,6 +190,13 @@ impl FromStr for RequestPath {
 #[derive(Debug, Clone, PartialEq)]
 struct Cores(Vec<usize>);
 
+impl fmt::Display for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cores: Vec<String> = self.0.iter().map(usize::to_string).collect();
+        f.write_str(&cores.join(","))
+    }
+}
+
 impl FromStr for Cores {
     type Err = &'static str;
 
@@ -263,6 +270,8 @@ impl Bench {
         let arms = self.all_arms()?;
         let plans = self.plans(&arms, seed)?;
         machine::has_room(self.clients)?;
+        machine::has_cores("--proxy-cpus", self.proxy_cpus.as_ref())?;
+        machine::has_cores("--load-cpus", self.load_cpus.as_ref())?;
         let output = Output::open(self.json, self.csv.as_deref(), self.report.as_deref())?;
         crate::notice(format_args!(
             "bench: seed {seed}, on {} cores",

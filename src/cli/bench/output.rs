@@ -27,9 +27,17 @@ impl Output {
     /// One of them cannot be.
     pub(super) fn open(json: bool, csv: Option<&Path>, folder: Option<&Path>) -> Result<Self> {
         let csv = csv
-            .map(|path| match File::create(path) {
-                Ok(file) => Ok((path.to_owned(), file)),
-                Err(error) => Err(cannot_write(path, error)),
+            // What stood there before is lost only when there is something to replace it.
+            .map(|path| {
+                match File::options()
+                    .write(true)
+                    .create(true)
+                    .truncate(false)
+                    .open(path)
+                {
+                    Ok(file) => Ok((path.to_owned(), file)),
+                    Err(error) => Err(cannot_write(path, error)),
+                }
             })
             .transpose()?;
         if let Some(folder) = folder {
@@ -49,7 +57,10 @@ impl Output {
     pub(super) fn write(self, reports: &[Report]) -> Result<()> {
         let mut failure = None;
         if let Some((path, mut file)) = self.csv {
-            let written = file.write_all(rows(reports).as_bytes());
+            let rows = rows(reports);
+            let written = file
+                .set_len(0)
+                .and_then(|()| file.write_all(rows.as_bytes()));
             failure = written.err().map(|error| cannot_write(&path, error));
         }
         if let Some(folder) = &self.folder {
