@@ -7,11 +7,11 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Arena, Look, Plan, pending::Load};
+use super::{Arena, Look, Plan};
 use crate::{
     compare::{self, Arm, Block, Circumstances, Comparison, Drive, Ending, Open, Source},
     error::{Error, Result},
-    load::{Order, Outcome},
+    load::{Order, Outcome, driver::Load},
     processes::{self, Delta, Snapshot},
 };
 

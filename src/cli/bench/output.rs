@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    bench::pending::report,
     compare::Report,
+    compare::report,
     error::{Error, Result},
 };
 
