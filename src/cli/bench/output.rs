@@ -7,8 +7,7 @@ use std::{
 };
 
 use crate::{
-    compare::Report,
-    compare::report,
+    compare::{Report, report},
     error::{Error, Result},
 };
 
