@@ -375,6 +375,7 @@ fn rules_of(settings: &Settings, paused: bool) -> Rules {
         prefixes: config.prefixes,
         signal: config.load_signal,
         hang: config.hang,
+        shadow: config.shadow,
         paused,
     }
 }
