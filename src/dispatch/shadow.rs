@@ -170,12 +170,7 @@ impl Shadows {
     }
 
     #[inline]
-    fn ask(
-        &mut self,
-        shadow: Shadow,
-        peer: SocketAddr,
-        candidates: &[Candidate],
-    ) -> Option<usize> {
+    fn ask(&mut self, shadow: Shadow, peer: SocketAddr, candidates: &[Candidate]) -> Option<usize> {
         match shadow {
             Shadow::RoundRobin => self.round_robin.pick(candidates),
             Shadow::LeastLoaded => {

@@ -226,8 +226,18 @@ mod tests {
     fn words_say_what_decided() {
         use Policy::{LeastLoaded, RoundRobin};
         for (policy, turn, states, text) in [
-            (LeastLoaded, 0, &[(false, 0), (false, 0)][..], "no worker was ready"),
-            (LeastLoaded, 0, &[(false, 0), (true, 9)], "the only ready worker"),
+            (
+                LeastLoaded,
+                0,
+                &[(false, 0), (false, 0)][..],
+                "no worker was ready",
+            ),
+            (
+                LeastLoaded,
+                0,
+                &[(false, 0), (true, 9)],
+                "the only ready worker",
+            ),
             (LeastLoaded, 0, &[(true, 4), (true, 3)], "smallest load 3"),
             (
                 LeastLoaded,
