@@ -561,6 +561,7 @@ mod tests {
                 arm: Arm::new(Mode::Hybrid, Some(Policy::RemoteAddress)).expect("valid"),
                 prefixes: Prefixes::new(24, 48).expect("valid"),
                 load_signal: LoadSignal::Busy,
+                shadow: false,
                 master_serves: true,
                 pin_cpus: true,
                 admin: Some("127.0.0.1:9900".parse().expect("address")),

@@ -172,8 +172,8 @@ Would have been chosen by: kernel-hash 1, round-robin 0
         report.others = Some("somebody else chooses".into());
         assert_eq!(
             decisions(&report),
-            "\
-    AGO  CLIENT          LISTENER        MODE                   WORKER  WHY
+            // The first line begins with blanks, which a broken line would not.
+            "    AGO  CLIENT          LISTENER        MODE                   WORKER  WHY
 0.352 s  192.0.2.1:5000  127.0.0.1:8080  handoff, least-loaded       1  smallest load 3; tie with worker 0, which was served last
   340 s  192.0.2.1:5000  127.0.0.1:8080  handoff, least-loaded       1  first in turn; another worker had it before and did not take it
 
