@@ -34,6 +34,7 @@ fn batch(connections: &[TcpStream]) -> Vec<u8> {
         peer: connection.peer_addr().expect("connected"),
         listener: 0,
         arm: Arm::ALL[0],
+        shadows: pointsman::dispatch::shadow::Picks::NONE,
     };
     let mut bytes = Vec::new();
     encode(1, connections.iter().map(entry), &mut bytes);

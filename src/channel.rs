@@ -325,6 +325,7 @@ mod tests {
             peer: ([127, 0, 0, 1], i as u16).into(),
             listener: 0,
             arm: Arm::ALL[0],
+            shadows: crate::dispatch::shadow::Picks::NONE,
         })
     }
 

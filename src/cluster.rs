@@ -178,6 +178,13 @@ impl Cluster {
         self
     }
 
+    /// Asks the policies that are not in force, too, whom they would have picked, and shows in
+    /// `/metrics` how even that would have been; on by default. Only in mode `handoff`.
+    pub fn shadow(mut self, on: bool) -> Self {
+        self.config.shadow = on;
+        self
+    }
+
     /// The master serves too, as one more worker. A fault in the application then takes the master
     /// with it, and all workers after it: for small machines and experiments.
     pub fn master_serves(mut self, serves: bool) -> Self {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, os::fd::OwnedFd};
 
-use crate::dispatch::{mode::Arm, wire::Entry};
+use crate::dispatch::{mode::Arm, shadow::Picks, wire::Entry};
 
 /// An accepted socket with its peer, its listener, and the mode and policy that brought it. Whoever
 /// holds it owns the socket: dropping it closes the connection.
@@ -13,6 +13,8 @@ pub struct Conn {
     pub(crate) peer: SocketAddr,
     pub(crate) listener: u8,
     pub(crate) arm: Arm,
+    /// Where shadow policies would have sent it; none where the master did not choose.
+    pub(crate) shadows: Picks,
     /// When it was accepted, monotonic clock, nanoseconds; 0 where nobody needs it.
     pub(crate) accepted_at: u64,
 }
@@ -25,12 +27,14 @@ impl Conn {
             peer,
             listener,
             arm,
+            shadows,
         } = entry;
         Self {
             socket,
             peer,
             listener,
             arm,
+            shadows,
             accepted_at,
         }
     }
@@ -42,6 +46,7 @@ impl Conn {
             peer,
             listener,
             arm,
+            shadows,
             ..
         } = *self;
         Entry {
@@ -49,6 +54,7 @@ impl Conn {
             peer,
             listener,
             arm,
+            shadows,
         }
     }
 }

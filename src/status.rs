@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     compare::Report,
     control::ReloadReport,
-    dispatch::mode::Arm,
-    scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, Row, SEATS, Scoreboard},
+    dispatch::{mode::Arm, shadow::Shadow},
+    scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, Row, SEATS, Scoreboard, State},
     sys::clock::{cpu_time, monotonic_ns},
 };
 
@@ -232,6 +232,29 @@ impl Status {
             .occupied()
             .filter(move |row| row.birth.seat.load(Relaxed) == u64::from(seat));
         std::iter::once(self.board.retired(seat)).chain(present)
+    }
+
+    /// What each shadow policy would have open at each ready worker, by seat. `None`: no shadow is kept.
+    pub(crate) fn shadows(&self) -> Option<Vec<(Shadow, BTreeMap<u16, u64>)>> {
+        if self.board.dispatcher().shadows.load(Relaxed) == 0 {
+            return None;
+        }
+        // As the dispatcher sees it: what drains is out of the game, with all that it holds.
+        let rows: Vec<&Row> = self
+            .board
+            .occupied()
+            .filter(|row| matches!(row.state(), State::Ready | State::Hung))
+            .collect();
+        let ready = rows.iter().filter(|row| row.state() == State::Ready);
+        let seats: Vec<u16> = ready
+            .map(|row| row.birth.seat.load(Relaxed) as u16)
+            .collect();
+        let open = |shadow, seat| rows.iter().map(|row| row.shadow.open(shadow, seat)).sum();
+        let of = |shadow| {
+            let seats = seats.iter().map(|seat| (*seat, open(shadow, *seat)));
+            (shadow, seats.collect())
+        };
+        Some(Shadow::ALL.map(of).into())
     }
 
     /// Looks or writes. Never held across an await.

@@ -91,6 +91,24 @@ proptest! {
     }
 
     #[test]
+    fn an_explanation_names_who_was_picked_and_scores_everybody(turns in turns()) {
+        for policy in Policy::ALL {
+            let mut picker = Picker::new(policy, Prefixes::default());
+            for (peer, candidates) in &turns {
+                // All that is kept of the picker, until somebody asks.
+                let turn = picker.turn();
+                let picked = picker.pick(*peer, candidates);
+                let before = Picker::at(policy, Prefixes::default(), turn);
+                let explanation = before.explain(*peer, candidates);
+                prop_assert_eq!(explanation.chosen, picked, "{}", policy);
+                prop_assert_eq!(explanation.scores.len(), candidates.len());
+                let words = explanation.why.words(|i| candidates[i].seat.to_string());
+                prop_assert_eq!(picked.is_none(), words == "no worker was ready", "{}", words);
+            }
+        }
+    }
+
+    #[test]
     fn the_same_inputs_give_the_same_picks(turns in turns()) {
         for policy in Policy::ALL {
             let picks = || {

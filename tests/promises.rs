@@ -7,6 +7,7 @@
 //! | `dispatch` | every mode and policy: who gets which connection |
 //! | `deaths` | what happens to connections when processes die |
 //! | `environment` | systemd, containers, users: whoever starts it |
+//! | `explaining` | shadow policies, and why a worker was chosen |
 //! | `hangs` | workers that stand still |
 //! | `switching` | modes, pauses and numbers of workers, changed under traffic |
 //! | `reloads` | the configuration, read again |
@@ -32,6 +33,8 @@ mod deaths;
 mod dispatch;
 #[path = "promises/environment.rs"]
 mod environment;
+#[path = "promises/explaining.rs"]
+mod explaining;
 #[path = "promises/hangs.rs"]
 mod hangs;
 #[path = "promises/proxying.rs"]

@@ -4,14 +4,17 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use pointsman::{
     Arm,
-    dispatch::wire::{Entry, MAX_BATCH, MAX_BYTES, Malformed, decode, encode},
+    dispatch::{
+        shadow::Picks,
+        wire::{Entry, MAX_BATCH, MAX_BYTES, Malformed, decode, encode},
+    },
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 
 // The layout as the module documents it, said once more: a change of either is a change of the
 // protocol and has to be one of the version.
 const HEADER: usize = 8;
-const ENTRY: usize = 36;
+const ENTRY: usize = 40;
 const VERSION_AT: usize = 2;
 const COUNT_AT: usize = 3;
 const FAMILY_AT: usize = 26;
@@ -26,12 +29,19 @@ fn peer() -> impl Strategy<Value = SocketAddr> {
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    let parts = (any::<u64>(), peer(), any::<u8>(), select(&Arm::ALL));
-    parts.prop_map(|(accepted_at, peer, listener, arm)| Entry {
+    let parts = (
+        any::<u64>(),
+        peer(),
+        any::<u8>(),
+        select(&Arm::ALL),
+        any::<[u8; 4]>(),
+    );
+    parts.prop_map(|(accepted_at, peer, listener, arm, shadows)| Entry {
         accepted_at,
         peer,
         listener,
         arm,
+        shadows: Picks::from_bytes(shadows),
     })
 }
 
@@ -146,6 +156,7 @@ const SAMPLE: Entry = Entry {
     peer: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 0x1234)),
     listener: 3,
     arm: Arm::ALL[5],
+    shadows: Picks::NONE,
 };
 
 #[test]
@@ -153,11 +164,12 @@ fn the_layout_is_the_documented_one() {
     let bytes = encoded(0x0a0b_0c0d, &[SAMPLE]);
     let expected = [
         &b"TP"[..],
-        &[1, 1, 0x0d, 0x0c, 0x0b, 0x0a],
+        &[2, 1, 0x0d, 0x0c, 0x0b, 0x0a],
         &[8, 7, 6, 5, 4, 3, 2, 1],
         &[192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         &[0x34, 0x12, 4, 3, 5, 0, 0, 0],
         &[0, 0, 0, 0],
+        &[255; 4],
     ];
     assert_eq!(bytes, expected.concat());
 }

@@ -87,6 +87,8 @@ pub struct ClusterConfig {
     pub prefixes: Prefixes,
     /// What the policy `least-loaded` goes by.
     pub load_signal: LoadSignal,
+    /// Are shadow policies asked about every connection?
+    pub shadow: bool,
     /// Does the master serve too, as one more worker?
     pub master_serves: bool,
     /// Is each worker bound to a core of its own?
@@ -160,6 +162,7 @@ impl Default for ClusterConfig {
             arm: Arm::ALL[1],
             prefixes: Prefixes::default(),
             load_signal: LoadSignal::default(),
+            shadow: true,
             master_serves: false,
             pin_cpus: false,
             admin: None,
@@ -558,6 +561,7 @@ mod tests {
                 arm: Arm::new(Mode::Hybrid, Some(Policy::RemoteAddress)).expect("valid"),
                 prefixes: Prefixes::new(24, 48).expect("valid"),
                 load_signal: LoadSignal::Busy,
+                shadow: false,
                 master_serves: true,
                 pin_cpus: true,
                 admin: Some("127.0.0.1:9900".parse().expect("address")),

@@ -117,6 +117,7 @@ mod tests {
             c.max_workers = Some(10);
             c.arm = Arm::new(Mode::Shared, None).expect("valid");
             c.load_signal = LoadSignal::Busy;
+            c.shadow = !c.shadow;
             c.pin_cpus = true;
             c.admin = Some("127.0.0.1:1".parse().expect("address"));
             c.drain_timeout = Duration::from_secs(1);

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    EXEC_LINE, Line, LiveReport, StatusReport, Verb, WorkersReport,
+    DecisionsReport, EXEC_LINE, Line, LiveReport, StatusReport, Verb, WorkersReport,
     path::{Place, Probe, check_length, places, probe},
 };
 use crate::{
@@ -136,6 +136,14 @@ pub(crate) async fn workers(path: &Path) -> Result<WorkersReport> {
 /// As [`status`].
 pub(crate) async fn live(path: &Path) -> Result<LiveReport> {
     report(path, "/live").await
+}
+
+/// The last decisions of the master at `path`, `last` at the most.
+///
+/// # Errors
+/// As [`status`].
+pub(crate) async fn decisions(path: &Path, last: usize) -> Result<DecisionsReport> {
+    report(path, &format!("/decisions?last={last}")).await
 }
 
 /// Tells the master at `path` to do `verb`, shows every line of its answer to `on_line`, and returns

@@ -3,7 +3,7 @@
 //! `master/control.rs`, the asking end [`client`].
 //!
 //! HTTP over a Unix socket. `GET /status`, `GET /workers` and `GET /live` answer with a [`StatusReport`], a
-//! [`WorkersReport`] and a [`LiveReport`]. Every other verb is a `POST /<verb>` whose body is a JSON object with the
+//! [`WorkersReport`] and a [`LiveReport`], `GET /decisions` with a [`DecisionsReport`]. Every other verb is a `POST /<verb>` whose body is a JSON object with the
 //! fields of that [`Verb`] (or nothing), and the answer a stream of [`Line`]s, one JSON object per
 //! line, the last of them [`Line::Done`] or [`Line::Failed`].
 
@@ -16,8 +16,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::report::{
-    DrainReport, ListenerReport, LiveArm, LiveReport, LiveWorker, ReloadReport, StatusReport,
-    WorkerReport, WorkersReport,
+    CandidateReport, DecisionReport, DecisionsReport, DrainReport, ListenerReport, LiveArm,
+    LiveReport, LiveWorker, ReloadReport, StatusReport, WorkerReport, WorkersReport,
 };
 use crate::dispatch::{mode::Mode, policy::Policy};
 

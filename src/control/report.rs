@@ -197,6 +197,64 @@ pub(crate) struct LiveArm {
     pub(crate) latency: Snapshot,
 }
 
+/// `GET /decisions?last=N`: which worker was given a connection, and why, the newest first. It names
+/// clients, so only the control socket tells it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DecisionsReport {
+    /// How connections reach the workers now.
+    pub(crate) mode: String,
+    /// By which policy; `none` where the mode takes none.
+    pub(crate) policy: String,
+    /// Who else chooses in this mode, in words; such connections are not among the decisions.
+    pub(crate) others: Option<String>,
+    /// The master's last decisions.
+    pub(crate) decisions: Vec<DecisionReport>,
+}
+
+/// One connection and the worker that it was given to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DecisionReport {
+    /// How long ago the connection was accepted.
+    pub(crate) seconds_ago: f64,
+    /// The client's address.
+    pub(crate) client: String,
+    /// The address that it came in by.
+    pub(crate) listener: String,
+    /// The mode that was in force.
+    pub(crate) mode: String,
+    /// The policy by which the worker was picked.
+    pub(crate) policy: String,
+    /// What `load` counts: `connections`, `requests` or `busy`; only for `least-loaded`.
+    pub(crate) load_signal: Option<String>,
+    /// Had another worker been given it before, and not taken it?
+    pub(crate) redispatched: bool,
+    /// The worker that was picked.
+    pub(crate) worker: String,
+    /// Why, in words.
+    pub(crate) why: String,
+    /// All that could have been picked.
+    pub(crate) candidates: Vec<CandidateReport>,
+    /// Which worker each shadow policy would have picked; empty where none was asked.
+    pub(crate) shadows: BTreeMap<String, String>,
+}
+
+/// A worker as the policy saw it. What the policy does not look at is left open.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CandidateReport {
+    /// Its seat's number, or `master`.
+    pub(crate) worker: String,
+    /// Could it be given a connection?
+    pub(crate) ready: bool,
+    /// Its load; the smallest wins.
+    pub(crate) load: Option<u32>,
+    /// How many have their turn before it; the smallest wins, after the load.
+    pub(crate) turn: Option<usize>,
+    /// Its weight for this client, 0 to 1; the largest wins.
+    pub(crate) weight: Option<f64>,
+    /// Was it picked?
+    pub(crate) chosen: bool,
+}
+
 /// One seat and what all processes in it have counted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LiveWorker {

@@ -8,4 +8,8 @@ pub mod policy;
 
 pub mod mode;
 pub mod steering;
+
+pub mod shadow;
+
+pub mod decision;
 pub mod wire;

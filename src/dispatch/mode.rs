@@ -35,6 +35,18 @@ impl Mode {
         }
     }
 
+    /// Who chooses the worker where no policy of ours does; `None`: a policy always does.
+    pub const fn other_chooser(self) -> Option<&'static str> {
+        match self {
+            Self::Handoff => None,
+            Self::Hybrid => {
+                Some("a worker whose load is at or below the mean takes connections by itself")
+            }
+            Self::Shared => Some("the worker that has waited longest takes the connection"),
+            Self::Reuseport => Some("the kernel's hash chooses the worker"),
+        }
+    }
+
     /// Does a policy of ours choose the worker, for some connections at least?
     pub const fn takes_policy(self) -> bool {
         matches!(self, Self::Handoff | Self::Hybrid)
@@ -76,10 +88,7 @@ pub struct PolicyHasNoSay {
 impl fmt::Display for PolicyHasNoSay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { mode, policy } = self;
-        let chooser = match mode {
-            Mode::Reuseport => "the kernel's hash chooses the worker",
-            _ => "the worker that has waited longest takes the connection",
-        };
+        let chooser = mode.other_chooser().unwrap_or("a policy chooses");
         write!(
             f,
             "policy '{policy}' has no say in mode '{mode}', where {chooser}; \

@@ -3,6 +3,8 @@
 //! Classic BPF, run by the kernel when a SYN arrives, with the packet at hand. Pure: a list of
 //! instructions, with an interpreter beside it in the tests.
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::sys::reuseport::Instruction;
 
 const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
@@ -17,6 +19,13 @@ const TO_X: u16 = 0x07; // BPF_MISC | BPF_TAX
 const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
 const JUMP: u16 = 0x05; // BPF_JMP | BPF_JA: skip k instructions
 const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+
+/// Multiplies the port (Knuth's multiplicative hash).
+const SPREAD_PORT: u32 = 0x9e37_79b1;
+/// Multiplies port and address together (a constant of MurmurHash3's finaliser).
+const SPREAD_ALL: u32 = 0x85eb_ca6b;
+/// Where the bits begin that depend on all that went in.
+const MIDDLE: u32 = 15;
 
 /// Offsets from here count from the start of the IP header (`SKF_NET_OFF`, linux/filter.h).
 const NETWORK: u32 = (-0x10_0000_i32) as u32;
@@ -54,12 +63,11 @@ pub fn by_hash(members: &[u32]) -> Vec<Instruction> {
         op(LOAD_WORD, NETWORK + 12),
         op(TO_X, 0),
         op(LOAD_HALF, NETWORK + 20),
-        // A is the client's port: multiply, fold the address in, multiply, take the middle. The
-        // constants are those of Knuth's multiplicative hash and of MurmurHash3's finaliser.
-        op(MULTIPLY, 0x9e37_79b1),
+        // A is the client's port: multiply, fold the address in, multiply, take the middle.
+        op(MULTIPLY, SPREAD_PORT),
         op(XOR_X, 0),
-        op(MULTIPLY, 0x85eb_ca6b),
-        op(SHIFT_RIGHT, 15),
+        op(MULTIPLY, SPREAD_ALL),
+        op(SHIFT_RIGHT, MIDDLE),
         op(MODULO, members.len() as u32),
     ];
     for (i, member) in others.iter().enumerate() {
@@ -67,6 +75,19 @@ pub fn by_hash(members: &[u32]) -> Vec<Instruction> {
     }
     program.push(op(RETURN, *last));
     program
+}
+
+/// What [`by_hash`]'s program computes from a client's address before it takes the remainder by the
+/// number of members: which of them the kernel would choose.
+#[inline]
+pub fn hash(client: SocketAddr) -> u32 {
+    let address = match client.ip().to_canonical() {
+        IpAddr::V4(a) => u32::from(a),
+        // Two of its four words, as the program has it.
+        IpAddr::V6(a) => (u128::from(a) >> 64) as u32 ^ u128::from(a) as u32,
+    };
+    let port = u32::from(client.port()).wrapping_mul(SPREAD_PORT);
+    (port ^ address).wrapping_mul(SPREAD_ALL) >> MIDDLE
 }
 
 /// For a listener that is about to be closed: hears no SYN, and everything else. Connections that are
@@ -156,6 +177,22 @@ mod tests {
     fn the_shared_program_returns_the_shared_listener() {
         assert_eq!(run(&to_shared(), &v4([127, 0, 0, 1], 1)), 0);
         assert_eq!(run(&by_hash(&[]), &v4([127, 0, 0, 1], 1)), 0);
+    }
+
+    #[test]
+    fn the_hash_says_what_the_program_would_choose() {
+        let members = [1, 4, 9, 7];
+        let program = by_hash(&members);
+        let chosen = |client: SocketAddr| members[hash(client) as usize % members.len()];
+        for port in (1024..60_000_u16).step_by(7) {
+            let client = [10, port as u8, 3, (port >> 8) as u8];
+            let packet = v4(client, port);
+            assert_eq!(run(&program, &packet), chosen((client, port).into()));
+            let client = u128::from(port) << 70 | 0x2001_0db8 << 96 | u128::from(!port);
+            let packet = v6(client, port);
+            let address = std::net::Ipv6Addr::from(client);
+            assert_eq!(run(&program, &packet), chosen((address, port).into()));
+        }
     }
 
     #[test]

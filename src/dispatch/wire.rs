@@ -4,6 +4,7 @@
 //! batch   = magic u16 | version u8 | count u8 | first sequence number u32 | count × entry
 //! entry   = accepted at, monotonic ns u64 | peer address 16 bytes | peer port u16
 //!           | family u8 (4, 6) | listener u8 | arm u8 | zero u8 × 3 | IPv6 scope id u32
+//!           | the seats that shadow policies named u8 × 4, 255: none
 //! ```
 //!
 //! All numbers are little-endian. Descriptor i of the message belongs to entry i.
@@ -13,7 +14,10 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
 };
 
-use super::mode::Arm;
+use super::{
+    mode::Arm,
+    shadow::{Picks, Shadow},
+};
 
 /// The most connections in one batch, and the most that one worker may have unclaimed.
 pub const MAX_BATCH: usize = 64;
@@ -22,9 +26,10 @@ pub const MAX_BATCH: usize = 64;
 pub const MAX_BYTES: usize = HEADER + MAX_BATCH * ENTRY;
 
 const MAGIC: u16 = 0x5054; // "TP", the points
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEADER: usize = 8;
-const ENTRY: usize = 36;
+const ENTRY: usize = 40;
+const SHADOWS: usize = Shadow::ALL.len();
 
 /// What is said about one handed-over connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub struct Entry {
     pub listener: u8,
     /// The mode and policy that brought it.
     pub arm: Arm,
+    /// Where shadow policies would have sent it.
+    pub shadows: Picks,
 }
 
 /// Why bytes are not a batch. A worker that sees one closes the descriptors that came along.
@@ -91,6 +98,7 @@ pub fn encode(first: u32, entries: impl ExactSizeIterator<Item = Entry>, bytes: 
         bytes.extend_from_slice(&entry.peer.port().to_le_bytes());
         bytes.extend_from_slice(&[family, entry.listener, entry.arm.index() as u8, 0, 0, 0]);
         bytes.extend_from_slice(&scope.to_le_bytes());
+        bytes.extend_from_slice(&entry.shadows.to_bytes());
     }
 }
 
@@ -154,6 +162,7 @@ impl Batch<'_> {
 fn read(entry: &[u8; ENTRY]) -> Option<Entry> {
     let (accepted_at, rest) = entry.split_first_chunk::<8>()?;
     let (address, rest) = rest.split_first_chunk::<16>()?;
+    let (rest, shadows) = rest.split_last_chunk::<SHADOWS>()?;
     let [p0, p1, family, listener, arm, _, _, _, s0, s1, s2, s3] = *rest.first_chunk()?;
     let port = u16::from_le_bytes([p0, p1]);
     let peer = match family {
@@ -172,5 +181,6 @@ fn read(entry: &[u8; ENTRY]) -> Option<Entry> {
         peer,
         listener,
         arm: Arm::from_index(usize::from(arm))?,
+        shadows: Picks::from_bytes(*shadows),
     })
 }

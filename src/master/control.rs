@@ -31,7 +31,10 @@ use tokio::{
 use super::places::attend_each;
 use crate::{
     compare,
-    control::{Asked, EXEC_LINE, Line, LiveReport, StatusReport, Verb, WorkersReport},
+    control::{
+        Asked, DecisionsReport, EXEC_LINE, Line, LiveReport, StatusReport, Verb, WorkersReport,
+    },
+    dispatch::decision::KEPT,
 };
 
 /// Connections answered at once; more wait in the backlog.
@@ -55,6 +58,11 @@ pub(super) trait Reports {
     fn comparison(&self) -> Option<compare::Report>;
 }
 
+/// `GET /decisions`: asks the dispatcher for its last decisions, that many at the most. `None`: it has
+/// ended.
+pub(super) type Explain =
+    Box<dyn Fn(usize) -> Pin<Box<dyn Future<Output = Option<DecisionsReport>>>>>;
+
 /// There is no `/comparison` yet.
 pub(super) const NOT_COMPARED: &str =
     "nothing has been compared yet: 'pointsman ctl compare' does it";
@@ -62,6 +70,7 @@ pub(super) const NOT_COMPARED: &str =
 /// What every connection is served with.
 struct Desk {
     reports: Rc<dyn Reports>,
+    explain: Explain,
     ask: mpsc::UnboundedSender<Asked>,
     /// The user as whom the master runs.
     own_uid: u32,
@@ -86,14 +95,17 @@ impl Server {
     }
 }
 
-/// Answers on `listener`, in tasks of this thread, from `reports` and by what the receiver of `ask` says.
+/// Answers on `listener`, in tasks of this thread, from `reports`, by `explain` and by what the receiver of
+/// `ask` says.
 pub(super) fn serve(
     listener: UnixListener,
     reports: Rc<dyn Reports>,
+    explain: Explain,
     ask: mpsc::UnboundedSender<Asked>,
 ) -> Server {
     let desk = Rc::new(Desk {
         reports,
+        explain,
         ask,
         own_uid: nix::unistd::geteuid().as_raw(),
     });
@@ -161,17 +173,37 @@ impl Desk {
                 Some(comparison) => report(&comparison),
                 None => failed(StatusCode::NOT_FOUND, NOT_COMPARED),
             },
-            ("status" | "live" | "comparison", _) => wrong_method("GET"),
+            ("decisions", &Method::GET) => self.decisions(request.uri().query()).await,
+            ("status" | "live" | "comparison" | "decisions", _) => wrong_method("GET"),
             (name, &Method::POST) if VERBS.contains(&name) => self.tell(name, request, by).await,
             ("workers", _) => wrong_method("GET, POST"),
             (name, _) if VERBS.contains(&name) => wrong_method("POST"),
             _ => failed(
                 StatusCode::NOT_FOUND,
                 format!(
-                    "there is no {path} here; GET status, workers, live or comparison, or POST {}",
+                    "there is no {path} here; GET status, workers, live, comparison or decisions, or POST {}",
                     VERBS.join(", ")
                 ),
             ),
+        }
+    }
+
+    /// Tells the last decisions, as many as the query says.
+    async fn decisions(&self, query: Option<&str>) -> Answer {
+        let last = match query {
+            None => Some(KEPT),
+            Some(query) => query.strip_prefix("last=").and_then(|n| n.parse().ok()),
+        };
+        let Some(last) = last else {
+            let error = format!("decisions: ?last=N takes a number, 1 to {KEPT}");
+            return failed(StatusCode::BAD_REQUEST, error);
+        };
+        match (self.explain)(last).await {
+            Some(decisions) => report(&decisions),
+            None => {
+                let error = "the master is about to end, or to become another binary: ask again";
+                failed(StatusCode::SERVICE_UNAVAILABLE, error)
+            }
         }
     }
 

@@ -10,6 +10,7 @@ mod birth;
 mod control;
 mod dispatcher;
 mod doors;
+mod explain;
 mod notify;
 mod operations;
 mod places;
@@ -292,15 +293,13 @@ fn live(
             control: control.as_ref().map(|bound| bound.path().to_owned()),
             workers: status.lock().workers,
         };
-        let desk = match &control {
+        let commands = match &control {
             Some(bound) => {
                 let failed = |error| {
                     let what = format!("cannot take commands at {}", bound.path().display());
                     Error::runtime(what, error)
                 };
-                let listener = bound.listener().map_err(failed)?;
-                let reports: Rc<dyn control::Reports> = Rc::new(status.clone());
-                Some(control::serve(listener, reports, ask.clone()))
+                Some(bound.listener().map_err(failed)?)
             }
             None => None,
         };
@@ -323,16 +322,19 @@ fn live(
             stop_wanted: false,
             later: Vec::new(),
         };
+        let known: Rc<dyn control::Reports> = Rc::new(status.clone());
         let supervisor = Rc::new(Supervisor {
             board,
             status,
             events,
-            ask,
+            ask: ask.clone(),
             reports,
             state: cluster.into(),
             changed: Notify::new(),
             notifier: Notifier::from_env().map(Rc::new),
         });
+        let desk =
+            commands.map(|listener| control::serve(listener, known, supervisor.explainer(), ask));
         let inbox = Inbox {
             events: happened,
             reports: heard,
@@ -375,6 +377,7 @@ fn rules_of(settings: &Settings, paused: bool) -> Rules {
         prefixes: config.prefixes,
         signal: config.load_signal,
         hang: config.hang,
+        shadow: config.shadow,
         paused,
     }
 }

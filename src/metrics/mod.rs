@@ -59,6 +59,7 @@ impl Collector for ScoreboardCollector {
         self.handoffs(&mut page);
         self.modes(&mut page);
         self.workers(&mut page);
+        self.shadows(&mut page);
         self.operations(&mut page);
         self.upstreams(&mut page);
         page.gauge(&BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
@@ -257,9 +258,23 @@ impl ScoreboardCollector {
             .filter(|row| row.state() == State::Draining)
             .count();
         page.gauge(&WORKERS_DRAINING, &[], draining as f64);
-        let mean = sum as f64 / f64::from(ready.max(1));
-        let imbalance = if sum == 0 { 0.0 } else { busiest as f64 / mean };
-        page.gauge(&IMBALANCE, &[], imbalance);
+        page.gauge(&IMBALANCE, &[], imbalance(busiest, sum, ready));
+    }
+
+    /// Where no shadow is kept nothing is shown: 0 would say that none is needed.
+    fn shadows(&self, page: &mut Page) {
+        for (shadow, open) in self.status.shadows().into_iter().flatten() {
+            let (mut busiest, mut sum) = (0, 0);
+            for (seat, open) in &open {
+                let label = Seat::label(*seat);
+                let labels = [("policy", shadow.name()), ("worker", label.as_str())];
+                page.gauge(&SHADOW_CONNECTIONS, &labels, *open as f64);
+                busiest = busiest.max(*open);
+                sum += open;
+            }
+            let ratio = imbalance(busiest, sum, open.len() as u32);
+            page.gauge(&SHADOW_IMBALANCE, &[("policy", shadow.name())], ratio);
+        }
     }
 
     fn operations(&self, page: &mut Page) {
@@ -328,6 +343,14 @@ struct TrafficSums {
     sent: u64,
     failures: u64,
     requests: [u64; CLASSES.len()],
+}
+
+/// The most by the mean of `n` that are `sum` together; 0 if all are.
+fn imbalance(most: u64, sum: u64, n: u32) -> f64 {
+    if sum == 0 {
+        return 0.0;
+    }
+    most as f64 * f64::from(n) / sum as f64
 }
 
 fn get(number: &AtomicU64) -> u64 {

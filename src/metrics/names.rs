@@ -98,6 +98,14 @@ pub(super) const IMBALANCE: Name = Name(
     "pointsman_worker_imbalance_ratio",
     "Open connections of the busiest ready worker over the mean; 1 is perfect, 0 means none is open.",
 );
+pub(super) const SHADOW_CONNECTIONS: Name = Name(
+    "pointsman_shadow_connections_open",
+    "Connections that each ready worker would have open now had this policy picked; only in mode handoff, and of the connections picked in it.",
+);
+pub(super) const SHADOW_IMBALANCE: Name = Name(
+    "pointsman_shadow_imbalance_ratio",
+    "What pointsman_worker_imbalance_ratio would be now had this policy picked; only in mode handoff.",
+);
 pub(super) const UPSTREAM_REQUESTS: Name = Name(
     "pointsman_upstream_requests_total",
     "Requests forwarded, by status class of the answer; aborted: none came.",

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{count::add, histogram::Histogram};
+use super::{count::add, histogram::Histogram, shadow::ShadowColumns};
 use crate::{dispatch::mode::Arm, sys::shm::shared_struct};
 
 /// Status classes that responses are counted by.
@@ -33,6 +33,8 @@ shared_struct! {
         pub turned_away: AtomicU64,
         /// Accepts that failed by the connection's own fault.
         pub accept_failed: AtomicU64,
+        /// 1 while shadow policies are asked about every connection.
+        pub shadows: AtomicU64,
     }
 }
 
@@ -73,6 +75,8 @@ shared_struct! {
         pub dispatched: Dispatched,
         /// Written by the worker's threads.
         pub work: Work,
+        /// Written by the dispatcher and by the worker, each its part.
+        pub shadow: ShadowColumns,
         /// Accept to claim.
         pub handoff_duration: Histogram,
         /// By upstream endpoint.
@@ -361,6 +365,9 @@ impl Row {
             &b.drain_until,
             &self.claim.word,
         ]);
+        if d.assigned.load(Relaxed) > 0 {
+            self.shadow.clear();
+        }
         zero(&[&d.assigned, &d.revoked, &d.sent, &d.batches, &d.hung]);
         zero(&[
             &w.loop_entered,

@@ -28,7 +28,7 @@ use super::{interim::Outbox, rest::Rest};
 use crate::{
     config::ConnectionTimeouts,
     conn::Conn,
-    dispatch::mode::Arm,
+    dispatch::{mode::Arm, shadow::Picks},
     scoreboard::{
         ABORTED, RowRef, Traffic, class,
         count::{add, subtract},
@@ -83,6 +83,8 @@ pub(super) struct Account {
     ledger: Arc<Ledger>,
     listener: u8,
     arm: Arm,
+    /// Where shadow policies would have sent it.
+    shadows: Picks,
     /// Requests begun and not ended on this connection.
     in_flight: AtomicU64,
     /// When it last fell idle or the head being read began, monotonic nanoseconds.
@@ -105,6 +107,7 @@ impl Account {
             ledger: ledger.clone(),
             listener: conn.listener,
             arm: conn.arm,
+            shadows: conn.shadows,
             in_flight: AtomicU64::new(0),
             since: AtomicU64::new(ledger.row.work.loop_entered.load(Relaxed)),
             blocked_since: AtomicU64::new(0),
@@ -186,6 +189,7 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         add(&self.traffic().closed, 1);
+        self.ledger.row.shadow.close(self.shadows);
         add(&self.ledger.row.work.closed, 1);
         self.ledger.rest.load_moved(&self.ledger.row);
         if self.ledger.draining.load(Relaxed) {

@@ -1,5 +1,6 @@
 //! `pointsman ctl`: asks a running master, and tells it what to do.
 
+mod explain;
 mod show;
 
 use std::{
@@ -13,6 +14,7 @@ use serde::Serialize;
 use crate::{
     Arm, Mode, Policy,
     control::{Line, Verb, client},
+    dispatch::decision::KEPT,
     error::{Error, Result},
     scoreboard::MAX_WORKERS,
 };
@@ -38,6 +40,7 @@ Examples:
   pointsman ctl workers set 8
   pointsman ctl mode hybrid round-robin
   pointsman ctl drain 2
+  pointsman ctl explain --last 1
   pointsman ctl upgrade /usr/local/bin/pointsman
   pointsman ctl --json status | jq .connections_open
   pointsman ctl --control /run/pointsman/control.sock stop
@@ -68,6 +71,17 @@ enum Command {
     Workers {
         #[command(subcommand)]
         change: Option<Change>,
+    },
+    /// Show to which workers the last connections went, and why.
+    Explain {
+        /// How many; 1 shows every worker that could have been chosen.
+        #[arg(
+            long,
+            value_name = "N",
+            default_value = "10",
+            value_parser = clap::value_parser!(u16).range(1..=KEPT as i64)
+        )]
+        last: u16,
     },
     /// Dispatch in another mode from now on. No connection is lost.
     Mode {
@@ -138,6 +152,14 @@ impl Ctl {
                         show::workers(&report)
                     })
                 }
+                (None, Command::Explain { last }) => {
+                    let report = client::decisions(&path, last.into()).await?;
+                    print(&if self.json {
+                        json(&report)?
+                    } else {
+                        explain::decisions(&report)
+                    })
+                }
                 (None, _) => {
                     let report = client::status(&path).await?;
                     print(&if self.json {
@@ -155,7 +177,9 @@ impl Command {
     /// What the master is to do; `None` where it is only asked.
     fn verb(&self) -> Result<Option<Verb>> {
         Ok(Some(match self {
-            Self::Status | Self::Workers { change: None } => return Ok(None),
+            Self::Status | Self::Workers { change: None } | Self::Explain { .. } => {
+                return Ok(None);
+            }
             Self::Workers {
                 change: Some(Change::Set { count }),
             } => Verb::Workers { count: *count },
@@ -261,6 +285,7 @@ mod tests {
         };
         assert_eq!(verb("ctl status"), None);
         assert_eq!(verb("ctl workers"), None);
+        assert_eq!(verb("ctl explain --last 256"), None);
         assert_eq!(verb("ctl workers set 3"), Some(Verb::Workers { count: 3 }));
         assert_eq!(
             verb("ctl mode hybrid round-robin"),
@@ -313,6 +338,8 @@ mod tests {
             ("ctl workers set 0", "1..=128"),
             ("ctl workers set 129", "1..=128"),
             ("ctl drain 128", "128"),
+            ("ctl explain --last 0", "1..=256"),
+            ("ctl explain --last 257", "1..=256"),
             ("ctl mode fast", "known: handoff"),
             ("ctl mode hybrid fast", "known: round-robin"),
         ] {

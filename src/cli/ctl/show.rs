@@ -139,7 +139,7 @@ fn remark(worker: &WorkerReport) -> String {
     remarks.join(", ")
 }
 
-fn arm(mode: &str, policy: &str) -> String {
+pub(super) fn arm(mode: &str, policy: &str) -> String {
     match policy {
         "none" => mode.into(),
         policy => format!("{mode}, {policy}"),
@@ -171,7 +171,11 @@ fn duration(seconds: f64) -> String {
 }
 
 /// Columns two spaces apart; those named in `words` to the left, the others to the right.
-fn table<const N: usize>(heads: [&str; N], rows: Vec<[String; N]>, words: &[usize]) -> String {
+pub(super) fn table<const N: usize>(
+    heads: [&str; N],
+    rows: Vec<[String; N]>,
+    words: &[usize],
+) -> String {
     let mut widths = heads.map(|head| head.chars().count());
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {

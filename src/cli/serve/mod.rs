@@ -111,6 +111,11 @@ pub(super) struct Serve {
     #[arg(long, value_name = "BITS", default_value_t = 64)]
     remote_prefix_v6: u8,
 
+    /// Ask the other policies, too, whom they would have picked, and show in /metrics how even that
+    /// would have been: on or off. Only in handoff, where the master sees every connection.
+    #[arg(long, value_name = "ON|OFF", default_value = "on")]
+    shadow: String,
+
     /// Where /metrics, /status, /workers, /healthz and /readyz are served, or "off".
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9900")]
     admin: String,

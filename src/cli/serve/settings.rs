@@ -94,6 +94,14 @@ impl Serve {
         let policy = name(&["policy"], self.policy.as_ref())?;
         let signal = name(&["load-signal"], self.load_signal.as_ref())?;
         let (arm, load_signal) = dispatch(mode, policy, signal)?;
+        let shadow = match &self.shadow[..] {
+            "on" => true,
+            "off" => false,
+            other => {
+                let message = format!("'{other}' is neither on nor off");
+                return Err(Refusal::new(&["shadow"], message));
+            }
+        };
         let prefixes = match Prefixes::new(self.remote_prefix_v4, self.remote_prefix_v6) {
             Ok(prefixes) => prefixes,
             Err(error) if self.remote_prefix_v4 > 32 => {
@@ -136,6 +144,7 @@ impl Serve {
             arm,
             prefixes,
             load_signal,
+            shadow,
             master_serves: self.master_serves,
             pin_cpus: self.pin_cpus,
             admin,

@@ -8,22 +8,32 @@ use super::Candidate;
 /// So the search begins behind the seat that was picked last, and the first minimum from there wins.
 #[derive(Debug, Clone, Default)]
 pub struct LeastLoaded {
-    next: u16,
+    pub(super) next: u16,
 }
 
 impl LeastLoaded {
     /// The index of the ready candidate with the smallest load. `candidates` are in ascending order
     /// of seat.
     pub fn pick(&mut self, candidates: &[Candidate]) -> Option<usize> {
+        self.pick_by(candidates, |i| candidates[i].load)
+    }
+
+    /// The same, where the load of a candidate is what `load` says of its index.
+    #[inline]
+    pub fn pick_by(
+        &mut self,
+        candidates: &[Candidate],
+        load: impl Fn(usize) -> u32,
+    ) -> Option<usize> {
         let turn = candidates.partition_point(|c| c.seat < self.next);
         let (before, after) = candidates.split_at(turn);
         let least = |base: usize, part: &[Candidate]| {
             part.iter()
                 .enumerate()
                 .filter(|(_, c)| c.ready)
+                .map(|(i, _)| (load(base + i), base + i))
                 // Of equals, `min_by_key` keeps the first.
-                .min_by_key(|(_, c)| c.load)
-                .map(|(i, c)| (c.load, base + i))
+                .min_by_key(|(load, _)| *load)
         };
         let picked = match (least(turn, after), least(0, before)) {
             (Some((a, i)), Some((b, j))) => Some(if b < a { j } else { i }),

@@ -3,6 +3,7 @@
 //! A policy is a pure function of the peer, the candidates and its own state. It never sees a
 //! socket, a clock or a random number, so the same inputs always give the same picks.
 
+mod explain;
 mod least_loaded;
 mod remote_address;
 mod round_robin;
@@ -12,6 +13,7 @@ use std::{fmt, net::IpAddr, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    explain::{Explanation, Score, Why},
     least_loaded::LeastLoaded,
     remote_address::{Prefixes, PrefixesOutOfRange, RemoteAddress},
     round_robin::RoundRobin,
@@ -93,6 +95,28 @@ impl Picker {
             Policy::RoundRobin => Self::RoundRobin(RoundRobin::default()),
             Policy::LeastLoaded => Self::LeastLoaded(LeastLoaded::default()),
             Policy::RemoteAddress => Self::RemoteAddress(RemoteAddress::new(prefixes)),
+        }
+    }
+
+    /// The picker that [`turn`](Self::turn) was asked of, as it was then.
+    pub fn at(policy: Policy, prefixes: Prefixes, turn: u16) -> Self {
+        let mut picker = Self::new(policy, prefixes);
+        match &mut picker {
+            Self::RoundRobin(policy) => policy.next = turn,
+            Self::LeastLoaded(policy) => policy.next = turn,
+            Self::RemoteAddress(_) => {}
+        }
+        picker
+    }
+
+    /// All that it remembers between picks: the first seat that has its turn now. 0 where it
+    /// remembers nothing.
+    #[inline]
+    pub fn turn(&self) -> u16 {
+        match self {
+            Self::RoundRobin(policy) => policy.next,
+            Self::LeastLoaded(policy) => policy.next,
+            Self::RemoteAddress(_) => 0,
         }
     }
 

@@ -81,14 +81,21 @@ impl RemoteAddress {
 
     /// The index of the ready candidate with the highest score for `peer`.
     pub fn pick(&self, peer: IpAddr, candidates: &[Candidate]) -> Option<usize> {
-        let key = self.prefixes.key(peer);
-        let client = mix((key >> 64) as u64 ^ mix(key as u64));
+        let weight = self.weight(peer);
         candidates
             .iter()
             .enumerate()
             .filter(|(_, c)| c.ready)
-            .max_by_key(|(_, c)| mix(client ^ mix(u64::from(c.seat) + 1)))
+            .max_by_key(|(_, c)| weight(c.seat))
             .map(|(i, _)| i)
+    }
+
+    /// The score of each seat for `peer`.
+    #[inline]
+    pub(super) fn weight(&self, peer: IpAddr) -> impl Fn(u16) -> u64 + use<> {
+        let key = self.prefixes.key(peer);
+        let client = mix((key >> 64) as u64 ^ mix(key as u64));
+        move |seat| mix(client ^ mix(u64::from(seat) + 1))
     }
 }
 

@@ -10,7 +10,7 @@ use super::Candidate;
 #[derive(Debug, Clone, Default)]
 pub struct RoundRobin {
     /// The first seat that has its turn now; every seat before it has just had one.
-    next: u16,
+    pub(super) next: u16,
 }
 
 impl RoundRobin {

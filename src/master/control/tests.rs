@@ -64,6 +64,11 @@ impl Reports for Fake {
     }
 }
 
+/// A dispatcher that has ended.
+fn forgetful() -> Explain {
+    Box::new(|_| Box::pin(async { None }))
+}
+
 fn fake() -> Rc<Fake> {
     Rc::new(Fake(RefCell::new(StatusReport {
         version: "1.0.0".into(),
@@ -107,7 +112,8 @@ impl Stand {
         let bound = Bound::bind(&scratch.file("s")).expect("free");
         let fake = fake();
         let (ask, asked) = mpsc::unbounded_channel();
-        let server = serve(bound.listener().expect("a listener"), fake.clone(), ask);
+        let listener = bound.listener().expect("a listener");
+        let server = serve(listener, fake.clone(), forgetful(), ask);
         Self {
             bound,
             server,
@@ -326,6 +332,10 @@ fn what_makes_no_sense_is_refused_and_reaches_nobody() {
             (get("/metrics"), 404, "/metrics"),
             (post("/fly", ""), 404, "/fly"),
             (post("/status", ""), 405, "allow: GET\r\n"),
+            (post("/decisions", ""), 405, "allow: GET\r\n"),
+            (get("/decisions?first=1"), 400, "?last=N"),
+            (get("/decisions?last=all"), 400, "?last=N"),
+            (get("/decisions"), 503, "ask again"),
             (get("/restart"), 405, "allow: POST\r\n"),
             (
                 get("/workers").replace("GET", "PUT"),
@@ -474,7 +484,7 @@ fn finishing_lets_the_last_line_through() {
         assert!(early.is_err());
         let (ask, _) = mpsc::unbounded_channel();
         let listener = bound.listener().expect("a listener");
-        let _server = serve(listener, fake(), ask);
+        let _server = serve(listener, fake(), forgetful(), ask);
         assert!(late.await.is_ok());
     });
 }
@@ -541,6 +551,7 @@ fn an_upgrade_is_followed_into_the_new_binary() {
             let server = serve(
                 bound.listener().expect("a listener"),
                 Rc::new(Script(asked.clone())),
+                forgetful(),
                 ask,
             );
             until(|| asked.borrow().is_empty()).await;

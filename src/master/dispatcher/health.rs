@@ -285,6 +285,7 @@ mod tests {
             prefixes: Prefixes::default(),
             signal: Default::default(),
             hang: HangLimits::default(),
+            shadow: true,
             paused: false,
         }
     }

@@ -162,6 +162,7 @@ impl Lane {
     #[inline]
     pub(super) fn push(&mut self, held: Held) {
         add(&self.row.dispatched.assigned, 1);
+        self.row.shadow.assign(held.conn.shadows);
         self.busy.picked();
         self.batch.push(held);
     }
@@ -172,8 +173,7 @@ impl Lane {
         if self.batch.is_empty() {
             return Ok(());
         }
-        let count = self.batch.len() as u32;
-        let end = self.next.wrapping_add(count);
+        let end = self.next.wrapping_add(self.batch.len() as u32);
         // Announced before it is sent, so that a worker that has claimed this number knows that
         // there is no more.
         self.row
@@ -206,11 +206,9 @@ impl Lane {
                 };
                 self.broken = why == HandoffError::ChannelBroken;
                 self.rests_until = Some(Instant::now() + REST);
-                add(&self.row.dispatched.revoked, u64::from(count));
-                Err((
-                    why,
-                    std::mem::replace(&mut self.batch, Vec::with_capacity(MAX_BATCH)),
-                ))
+                let back = std::mem::replace(&mut self.batch, Vec::with_capacity(MAX_BATCH));
+                self.count_back(&back);
+                Err((why, back))
             }
         }
     }
@@ -246,8 +244,16 @@ impl Lane {
         let mut back: Vec<Held> = self.sent.drain(..).collect();
         back.iter_mut().for_each(|held| held.taken_back = true);
         back.append(&mut self.batch);
-        add(&self.row.dispatched.revoked, back.len() as u64);
+        self.count_back(&back);
         back
+    }
+
+    /// These are the worker's no more.
+    fn count_back(&self, back: &[Held]) {
+        add(&self.row.dispatched.revoked, back.len() as u64);
+        for held in back {
+            self.row.shadow.take_back(held.conn.shadows);
+        }
     }
 
     /// Closes our copies of everything up to number `claimed`.
@@ -278,7 +284,7 @@ mod tests {
     use super::*;
     use crate::{
         channel::handover_line,
-        dispatch::mode::Arm,
+        dispatch::{mode::Arm, shadow::Picks},
         scoreboard::{Scoreboard, claim::claim},
         sys::fdpass,
     };
@@ -321,6 +327,7 @@ mod tests {
                     peer,
                     listener: 0,
                     arm: Arm::ALL[0],
+                    shadows: Picks::NONE,
                     accepted_at: 0,
                 };
                 self.lane.push(Held::new(conn));

@@ -1,10 +1,11 @@
 //! The dispatcher: the thread that accepts and hands over, and the control runtime's handle on it.
-//! The loop itself is in `turn`, a worker as it sees it in `lane`, what it has in the kernel's epoll set in `watch`, and who is stuck in
-//! `hang` and `health`.
+//! The loop itself is in `turn`, a worker as it sees it in `lane`, what it has in the kernel's epoll set in `watch`, who is stuck in
+//! `hang` and `health`, and what other policies would have done in `shade`.
 
 mod hang;
 mod health;
 mod lane;
+mod shade;
 mod turn;
 mod watch;
 
@@ -27,7 +28,7 @@ use self::turn::Dispatcher;
 use crate::{
     channel::Outlet,
     config::HangLimits,
-    dispatch::{load::LoadSignal, mode::Arm, policy::Prefixes},
+    dispatch::{decision::Recorded, load::LoadSignal, mode::Arm, policy::Prefixes},
     listener::Groups,
     scoreboard::{RowRef, Scoreboard},
     status::Seat,
@@ -67,6 +68,11 @@ pub(in crate::master) enum Command {
     Groups {
         groups: Groups,
         done: oneshot::Sender<()>,
+    },
+    /// Tell the last decisions, this many at the most, the newest first.
+    Decisions {
+        last: usize,
+        done: oneshot::Sender<Vec<Recorded>>,
     },
     /// Say that you are there.
     Ping { done: oneshot::Sender<()> },
@@ -122,6 +128,11 @@ impl DispatcherHandle {
         self.ask(|done| Command::Groups { groups, done }).await;
     }
 
+    /// The last decisions, `last` at the most, the newest first. `None`: the thread has ended.
+    pub(in crate::master) async fn decisions(&self, last: usize) -> Option<Vec<Recorded>> {
+        self.ask(|done| Command::Decisions { last, done }).await
+    }
+
     /// Is the thread alive? Returns once it has answered.
     pub(in crate::master) async fn ping(&self) -> bool {
         self.ask(|done| Command::Ping { done }).await.is_some()
@@ -175,6 +186,8 @@ pub(in crate::master) struct Rules {
     pub(in crate::master) prefixes: Prefixes,
     pub(in crate::master) signal: LoadSignal,
     pub(in crate::master) hang: HangLimits,
+    /// Are shadow policies asked about every connection?
+    pub(in crate::master) shadow: bool,
     /// Nothing is accepted for now.
     pub(in crate::master) paused: bool,
 }

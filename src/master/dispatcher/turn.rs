@@ -28,13 +28,16 @@ use super::{
     Command, Recruit, Report, Rules,
     health::{Alert, LOOK_AT_ALL},
     lane::{Held, Lane},
+    shade::Shade,
     watch::{BELL, Spot, TIMER, Watched, Which},
 };
 use crate::{
     conn::Conn,
     dispatch::{
+        decision::{Decision, Decisions},
         mode::Mode,
         policy::{Candidate, Picker},
+        shadow::Picks,
         wire::MAX_BATCH,
     },
     listener::Groups,
@@ -72,6 +75,10 @@ pub(super) struct Dispatcher {
     board: Scoreboard,
     pub(super) rules: Rules,
     picker: Picker,
+    /// What other policies would do.
+    shade: Shade,
+    /// What was decided last.
+    decisions: Decisions,
     /// In ascending order of seat, as policies want them.
     pub(super) lanes: Vec<Lane>,
     /// The lanes as the policy sees them, index by index; fresh at the start of a turn.
@@ -118,8 +125,10 @@ impl Dispatcher {
             bell,
             reports,
             groups,
-            board,
             picker: Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes),
+            shade: Shade::new(&rules, &board),
+            decisions: Decisions::default(),
+            board,
             rules,
             lanes: Vec::new(),
             candidates: Vec::new(),
@@ -238,6 +247,7 @@ impl Dispatcher {
         for lane in &mut self.lanes {
             if let Some(back) = lane.settle() {
                 count_error(&self.board, HandoffError::Malformed);
+                self.shade.recount();
                 self.orphans.extend(back);
             }
         }
@@ -265,6 +275,7 @@ impl Dispatcher {
                 candidate.ready = lane.has_room();
             }
         }
+        self.shade.refresh(&self.lanes, self.version, now);
     }
 
     fn place_orphans(&mut self) {
@@ -280,10 +291,25 @@ impl Dispatcher {
 
     /// Picks a worker for a connection; gives it back if none is ready.
     #[inline]
-    fn assign(&mut self, held: Held) -> Result<(), Held> {
+    fn assign(&mut self, mut held: Held) -> Result<(), Held> {
+        let turn = self.picker.turn();
         let Some(i) = self.picker.pick(held.conn.peer.ip(), &self.candidates) else {
             return Err(held);
         };
+        held.conn.shadows = self.shade.pick(held.conn.peer, &self.candidates, i);
+        let decision = Decision {
+            at: held.conn.accepted_at,
+            peer: held.conn.peer,
+            listener: held.conn.listener,
+            arm: self.rules.arm,
+            prefixes: self.rules.prefixes,
+            signal: self.rules.signal,
+            again: held.taken_back,
+            turn,
+            chosen: i,
+            shadows: held.conn.shadows,
+        };
+        self.decisions.record(decision, &self.candidates);
         if held.taken_back {
             add(&self.board.dispatcher().redispatched, 1);
         }
@@ -315,6 +341,7 @@ impl Dispatcher {
                         peer,
                         listener: spot.group as u8,
                         arm: self.rules.arm,
+                        shadows: Picks::NONE,
                         accepted_at: monotonic_ns(),
                     };
                     if let Err(held) = self.assign(Held::new(conn)) {
@@ -367,6 +394,7 @@ impl Dispatcher {
         for lane in &mut self.lanes {
             if let Err((why, back)) = lane.send(now) {
                 count_error(&self.board, why);
+                self.shade.recount();
                 self.orphans.extend(back);
             }
         }
@@ -402,6 +430,9 @@ impl Dispatcher {
                     self.replace_groups(groups);
                     let _ = done.send(());
                 }
+                Command::Decisions { last, done } => {
+                    let _ = done.send(self.decisions.last(last));
+                }
                 Command::Ping { done } => _ = done.send(()),
                 Command::Freeze { done } => self.freezing = Some(done),
                 Command::Thaw => self.freezing = None,
@@ -421,6 +452,7 @@ impl Dispatcher {
         for lane in &mut self.lanes {
             lane.vigil.judge_by(rules.hang.after);
         }
+        self.shade.go_by(&rules, &self.board);
         self.rules = rules;
         self.calm();
         self.version += 1;

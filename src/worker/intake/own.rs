@@ -11,7 +11,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     conn::Conn,
-    dispatch::mode::Arm,
+    dispatch::{mode::Arm, shadow::Picks},
     scoreboard::{RowRef, count::add},
     sys::{
         readiness::watch,
@@ -113,6 +113,7 @@ pub(super) fn take(
         peer,
         listener: id,
         arm,
+        shadows: Picks::NONE,
         accepted_at: 0,
     })
 }
