@@ -4,6 +4,7 @@ mod check;
 mod ctl;
 mod demo;
 mod drill;
+mod duration;
 mod file;
 mod serve;
 

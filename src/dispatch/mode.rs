@@ -161,6 +161,34 @@ impl Arm {
     pub fn from_index(index: usize) -> Option<Self> {
         Self::ALL.get(index).copied()
     }
+
+    /// The lines of a configuration file that choose it.
+    pub fn configuration(self) -> String {
+        match self.policy {
+            Some(policy) => format!("mode = \"{}\"\npolicy = \"{policy}\"\n", self.mode),
+            None => format!("mode = \"{}\"\n", self.mode),
+        }
+    }
+}
+
+/// Reads what [`Display`](fmt::Display) writes: `handoff/least-loaded`, `shared`; a mode alone has its
+/// usual policy.
+impl FromStr for Arm {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mode, policy) = match text.split_once('/') {
+            Some((mode, policy)) => (mode, Some(policy)),
+            None => (text, None),
+        };
+        let wrong = |error: &dyn fmt::Display| error.to_string();
+        let mode = mode.parse().map_err(|error: UnknownName| wrong(&error))?;
+        let policy: Option<Policy> = policy
+            .map(str::parse)
+            .transpose()
+            .map_err(|error: UnknownName| wrong(&error))?;
+        Self::new(mode, policy).map_err(|error| wrong(&error))
+    }
 }
 
 impl fmt::Display for Arm {
@@ -194,6 +222,25 @@ mod tests {
             text.contains("least-loaded") && text.contains("reuseport"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn arms_are_read_as_they_are_written() {
+        for arm in Arm::ALL {
+            assert_eq!(arm.to_string().parse(), Ok(arm));
+            assert!(arm.configuration().contains(arm.mode().name()));
+        }
+        assert_eq!("handoff".parse::<Arm>(), Ok(Arm::ALL[1]));
+        for (text, why) in [
+            ("", "unknown mode"),
+            ("fast", "unknown mode"),
+            ("hybrid/", "unknown policy"),
+            ("hybrid/fair", "unknown policy"),
+            ("shared/round-robin", "no say"),
+        ] {
+            let error = text.parse::<Arm>().expect_err(text);
+            assert!(error.contains(why), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -322,6 +322,7 @@ fn live(
             epoch: 0,
             stop_wanted: false,
             later: Vec::new(),
+            comparing: None,
         };
         let supervisor = Rc::new(Supervisor {
             board,
