@@ -2,9 +2,9 @@
 //! that was there is back.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -119,31 +119,40 @@ fn await_blocks(proxy: &Pointsman, n: usize) {
     });
 }
 
-/// `ctl` that is not waited for.
-fn ctl(place: &Place, arguments: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_pointsman"))
-        .args(["ctl", "--control", &place.socket()])
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary under test")
+/// `ctl` that is not waited for; somebody reads what it says.
+struct Asking {
+    pid: i32,
+    end: JoinHandle<Finished>,
 }
 
-/// Waits until it has ended; `None` as exit code: a signal ended it.
-#[track_caller]
-fn ended(mut ctl: Child) -> Finished {
-    let code = until("ctl ends", || ctl.try_wait().expect("our child")).code();
-    let (mut stdout, mut stderr) = (String::new(), String::new());
-    let mut out = ctl.stdout.take().expect("piped");
-    let mut err = ctl.stderr.take().expect("piped");
-    out.read_to_string(&mut stdout).expect("text");
-    err.read_to_string(&mut stderr).expect("text");
-    Finished {
-        code,
-        stdout,
-        stderr,
+impl Asking {
+    fn begin(place: &Place, arguments: &[&str]) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_pointsman"))
+            .args(["ctl", "--control", &place.socket()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary under test");
+        let pid = child.id() as i32;
+        let end = thread::spawn(move || {
+            let output = child.wait_with_output().expect("our child");
+            let text = |bytes| String::from_utf8(bytes).expect("text");
+            Finished {
+                code: output.status.code(),
+                stdout: text(output.stdout),
+                stderr: text(output.stderr),
+            }
+        });
+        Self { pid, end }
+    }
+
+    /// Waits until it has ended; `None` as its exit code: a signal ended it.
+    #[track_caller]
+    fn ended(self) -> Finished {
+        until("ctl ends", || is_true(self.end.is_finished()));
+        self.end.join().expect("it speaks UTF-8")
     }
 }
 
@@ -163,12 +172,12 @@ fn every_arm_has_its_turn_and_nobody_notices() {
     let before = quiet();
 
     let flags = ["--json", "compare", "--block", "200ms", "--rounds", "2"];
-    let asking = ctl(&place, &[&flags[..], &LENIENT].concat());
+    let asking = Asking::begin(&place, &[&flags[..], &LENIENT].concat());
     until("its course can be followed", || {
         let report = comparison(&proxy)?;
         is_true(ending(&report) == "running" && !blocks(&report).is_empty())
     });
-    let done = ended(asking);
+    let done = asking.ended();
     assert_eq!(done.code, Some(0), "{done:?}");
     for text in ["round 1 of 2: ", "round 2 of 2: ", " s left", "as before"] {
         assert!(done.stderr.contains(text), "{text}: {done:?}");
@@ -338,11 +347,11 @@ fn while_it_goes_on_all_else_is_refused_and_stop_ends_it() {
 fn when_whoever_asked_goes_away_the_mode_is_put_back() {
     let (place, demo) = (Place::new("leaves"), Demo::start("a"));
     let proxy = place.start(&demo.url(), &["--workers", "2", "--policy", "round-robin"]);
-    let asking = ctl(&place, &LONG);
+    let asking = Asking::begin(&place, &LONG);
     await_blocks(&proxy, 2);
     assert_ne!(mode(&place), "handoff/round-robin");
-    kill(asking.id() as i32, SIGKILL);
-    assert_eq!(ended(asking).code, None);
+    kill(asking.pid, SIGKILL);
+    assert_eq!(asking.ended().code, None);
     place.settled();
     assert_eq!(mode(&place), "handoff/round-robin");
     assert_eq!(
@@ -352,13 +361,13 @@ fn when_whoever_asked_goes_away_the_mode_is_put_back() {
     assert!(proxy.log().contains("whoever asked has gone"));
 
     // Ctrl-C shows what there is.
-    let asking = ctl(&place, &LONG);
+    let asking = Asking::begin(&place, &LONG);
     until("it has begun anew", || {
         let report = comparison(&proxy)?;
         is_true(ending(&report) == "running" && blocks(&report).len() >= 2)
     });
-    kill(asking.id() as i32, SIGINT);
-    let done = ended(asking);
+    kill(asking.pid, SIGINT);
+    let done = asking.ended();
     assert_eq!(done.code, Some(0), "{done:?}");
     assert!(done.stdout.contains("reuseport"), "{done:?}");
     assert!(done.stderr.contains("somebody ended it"), "{done:?}");
@@ -370,11 +379,11 @@ fn when_whoever_asked_goes_away_the_mode_is_put_back() {
 fn a_master_that_is_told_to_stop_stops() {
     let (place, demo) = (Place::new("stops"), Demo::start("a"));
     let mut proxy = place.start(&demo.url(), &["--workers", "2"]);
-    let asking = ctl(&place, &LONG);
+    let asking = Asking::begin(&place, &LONG);
     await_blocks(&proxy, 1);
     place.works(&["stop"]);
     assert!(proxy.wait().success());
-    let done = ended(asking);
+    let done = asking.ended();
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.stderr.contains("the master stops"), "{done:?}");
 }
@@ -440,7 +449,7 @@ fn guarded(name: &str, clients: usize, limits: &[&str], worsen: impl Fn(&Moody))
     });
     let plan = ["compare", "--arms", "shared,reuseport", "--block", "2s"];
     let rounds = ["--rounds", "100"];
-    let mut asking = ctl(&place, &[&plan[..], &rounds, limits].concat());
+    let asking = Asking::begin(&place, &[&plan[..], &rounds, limits].concat());
     until("the base is known", || {
         let report = comparison(&proxy)?;
         let of_base = blocks(&report)
@@ -448,11 +457,11 @@ fn guarded(name: &str, clients: usize, limits: &[&str], worsen: impl Fn(&Moody))
             .filter(|b| b["arm"].as_u64() < Some(2));
         let requests: u64 = of_base.filter_map(|b| b["requests"].as_u64()).sum();
         // On a machine that is busy enough the guard may see what is no fault of ours.
-        let is_over = asking.try_wait().expect("our child").is_some();
+        let is_over = asking.end.is_finished();
         is_true(requests >= 250 || is_over)
     });
     worsen(&moody);
-    let done = ended(asking);
+    let done = asking.ended();
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(
         done.stdout.contains("reuseport"),

@@ -5,7 +5,7 @@ use std::{path::Path, pin::pin, time::Duration};
 use clap::{Args, Subcommand};
 use tokio::signal::ctrl_c;
 
-use super::{json, print};
+use super::print;
 use crate::{
     Arm,
     cli::duration::duration,
@@ -106,7 +106,10 @@ pub(super) async fn show(path: &Path, as_json: bool) -> Result<()> {
 
 fn shown(report: &Report, as_json: bool) -> Result<String> {
     if as_json {
-        json(report)
+        // On one line: with a line for every bucket of every histogram nobody could read it.
+        serde_json::to_string(report)
+            .map(|text| text + "\n")
+            .map_err(|error| Error::failed(format!("cannot show the comparison as JSON: {error}")))
     } else {
         Ok(report::table(report))
     }
