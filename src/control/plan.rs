@@ -31,6 +31,9 @@ pub(crate) struct ComparePlan {
     pub(crate) max_error_rate: f64,
     /// The guard: the largest p99, as a multiple of the base's.
     pub(crate) max_p99: f64,
+    /// At the beginning of each block, ask clients to connect anew, so that the arm under test dispatches
+    /// those too that keep their connections.
+    pub(crate) renew: bool,
     /// Go on even if whoever asked has gone?
     pub(crate) unattended: bool,
 }
@@ -43,6 +46,7 @@ impl Default for ComparePlan {
             rounds: 12,
             max_error_rate: 0.01,
             max_p99: 2.0,
+            renew: false,
             unattended: false,
         }
     }
@@ -127,6 +131,7 @@ impl ComparePlan {
                 self.max_error_rate,
                 self.max_p99
             )
+            + if self.renew { " --renew" } else { "" }
     }
 }
 

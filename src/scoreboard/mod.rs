@@ -27,7 +27,7 @@ pub const SEATS: usize = MAX_WORKERS + 1;
 /// Rows for processes: two for every seat, so that a successor can start before the old one ends.
 const PROCESS_ROWS: usize = 2 * SEATS;
 
-const MAGIC: u64 = 0x504f_494e_5453_4d02; // "POINTSM", layout 2: one more with every change
+const MAGIC: u64 = 0x504f_494e_5453_4d03; // "POINTSM", layout 3: one more with every change
 
 shared_struct! {
     /// The whole table. Fresh memory is zero and pages that nobody touches cost nothing, so the
@@ -37,6 +37,8 @@ shared_struct! {
         magic: AtomicU64,
         /// Rows of `processes` that were ever occupied: how far a reader has to look.
         rows_used: AtomicU64,
+        /// Counts how often all connections were asked to begin anew.
+        renewals: AtomicU64,
         /// What the dispatcher counts that belongs to no one worker.
         dispatcher: Dispatcher,
         /// What the processes in each seat before the present ones have counted.
@@ -110,6 +112,18 @@ impl Scoreboard {
             .iter()
             .take(used)
             .filter(|row| row.state() != State::Free)
+    }
+
+    /// Asks every connection that is open now to begin anew: its next response says that it will be
+    /// closed. Only the master does.
+    pub fn renew(&self) {
+        count::add(&self.0.renewals, 1);
+    }
+
+    /// How often that was asked for. A connection that began when it was less often is to go.
+    #[inline]
+    pub fn renewals(&self) -> u64 {
+        self.0.renewals.load(Relaxed)
     }
 
     /// The dispatcher's own counters.

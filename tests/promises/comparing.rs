@@ -54,9 +54,10 @@ impl Traffic {
             thread::spawn(move || {
                 let mut client = Client::connect(address);
                 while !stop.load(Relaxed) {
-                    check(&client.get("/").expect("an answer"));
+                    let answer = client.get("/").expect("an answer");
+                    check(&answer);
                     answered.fetch_add(1, Relaxed);
-                    if !keeps {
+                    if !keeps || answer.field("connection") == Some("close") {
                         client = Client::connect(address);
                     }
                     // The machine is for others, too; nothing depends on how long.
@@ -242,6 +243,42 @@ fn every_arm_has_its_turn_and_nobody_notices() {
     assert_eq!(proxy.worker_pids(), pids);
     assert_eq!(proxy.metric("pointsman_connections_lost_total", &[]), 0.0);
     until("nothing is left behind", || is_true(quiet() == before));
+}
+
+#[test]
+fn clients_that_keep_their_connections_move_to_the_arm_under_test_if_asked_to() {
+    let (place, demo) = (Place::new("renews"), Demo::start("a"));
+    let proxy = place.start(&demo.url(), &["--workers", "2"]);
+    let traffic = Traffic::start(proxy.address(), 4, 0, is_fine);
+    until("all are there", || {
+        is_true(proxy.metric("pointsman_connections_open", &[]) == 4.0)
+    });
+    let plan = [
+        "compare",
+        "--arms",
+        "shared,hybrid",
+        "--rounds",
+        "2",
+        "--block",
+    ];
+    let opened = || proxy.metric("pointsman_connections_total", &[]);
+    place.works(&[&plan[..], &["200ms"], &LENIENT].concat());
+    let report = comparison(&proxy).expect("a report");
+    for block in blocks(&report) {
+        assert_eq!(block["own_share"], 0.0, "nobody has moved: {block}");
+    }
+    assert_eq!(opened(), 4.0);
+
+    place.works(&[&plan[..], &["1s", "--renew"], &LENIENT].concat());
+    let report = comparison(&proxy).expect("a report");
+    for block in blocks(&report) {
+        let share = block["own_share"].as_f64();
+        assert!(share > Some(0.5), "everybody has moved: {block}");
+    }
+    // Once in each of six blocks, and no more.
+    assert!(opened() <= 4.0 + 6.0 * 4.0, "{}", opened());
+    traffic.end();
+    assert_eq!(proxy.metric("pointsman_connections_lost_total", &[]), 0.0);
 }
 
 #[test]

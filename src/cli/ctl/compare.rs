@@ -28,7 +28,7 @@ allow (exit code 1), on Ctrl-C or when this process goes away (not with --no-wai
 Until then the master refuses what else would change it, but for 'stop'.
 
 A mode dispatches connections, and those that are kept open outlast a block: the share of requests that
-came over an arm's own connections is told. Short-lived connections tell most.
+came over an arm's own connections is told. Short-lived connections tell most; for others there is --renew.
 
 Examples:
   pointsman ctl compare
@@ -61,6 +61,12 @@ pub(super) struct Compare {
     #[arg(long, value_name = "TIMES", default_value_t = 2.0)]
     max_p99: f64,
 
+    /// Ask clients to connect anew at the beginning of each block, so that the mode under test also
+    /// dispatches those that keep their connections: each open connection is closed after its next
+    /// answer, which says so. Costs clients a connection for each block.
+    #[arg(long)]
+    renew: bool,
+
     #[command(subcommand)]
     what: Option<What>,
 }
@@ -89,6 +95,7 @@ impl Compare {
                     rounds: self.rounds,
                     max_error_rate: self.max_error_rate,
                     max_p99: self.max_p99,
+                    renew: self.renew,
                     unattended: false,
                 };
                 // The master would say so too, but that it is wrong is certain here.

@@ -307,13 +307,14 @@ mod tests {
         }
         assert_eq!(verb("ctl compare show"), None);
         assert_eq!(verb("ctl comparison"), None);
-        let line = "ctl compare --arms shared,hybrid --block 250ms --rounds 3 --max-error-rate 0.5 --max-p99 9";
+        let line = "ctl compare --arms shared,hybrid --block 250ms --rounds 3 --max-error-rate 0.5 --max-p99 9 --renew";
         let plan = ComparePlan {
             arms: vec!["shared".into(), "hybrid/least-loaded".into()],
             block_ms: 250,
             rounds: 3,
             max_error_rate: 0.5,
             max_p99: 9.0,
+            renew: true,
             unattended: false,
         };
         assert_eq!(verb(line), Some(Verb::Compare(plan)));

@@ -85,6 +85,10 @@ impl Design {
             "Requests over connections that another arm dispatched are counted too: the share of an arm's own is told."
                 .into(),
         ]);
+        if self.plan.renew {
+            let note = "At the beginning of each block clients were asked to connect anew.";
+            circumstances.notes.push(note.into());
+        }
         Comparison {
             source: Source::Live,
             scenario: "live".into(),

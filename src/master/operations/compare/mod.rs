@@ -194,6 +194,10 @@ impl Supervisor {
             };
             self.switch(rules).await?;
         }
+        if design.plan.renew {
+            // In every block, whichever arm was there before: what that costs is to be alike.
+            self.board.renew();
+        }
         tokio::select! {
             why = self.halted(course) => return Ok(Some(End::Interrupted(why))),
             () = sleep(design.settling()) => {}
