@@ -8,6 +8,7 @@
 
 mod order;
 mod recommendation;
+pub mod report;
 mod rounds;
 pub mod statistics;
 mod summary;
