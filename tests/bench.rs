@@ -464,7 +464,7 @@ fn a_master_that_dies_ends_it_with_what_there_is() {
 #[test]
 fn nonsense_is_refused_before_anything_is_started() {
     let table: [(&[&str], &str); 22] = [
-        (&["--arms", "fast"], "known: handoff/round-robin"),
+        (&["--arms", "fast"], "known: handoff"),
         (&["--arms", "shared/least-loaded"], "shared/least-loaded"),
         (&["--arms", "shared,shared"], "twice"),
         (&["--scenario", "quick"], "known: per-connection"),

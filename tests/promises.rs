@@ -11,6 +11,7 @@
 //! | `hangs` | workers that stand still |
 //! | `switching` | modes, pauses and numbers of workers, changed under traffic |
 //! | `reloads` | the configuration, read again |
+//! | `comparing` | comparisons of modes on live traffic |
 //! | `upgrades` | another binary in the same process |
 //! | `shortages` | processes that run out of descriptors |
 //! | `proxying` | what the upstream and the client get to see |
@@ -23,6 +24,8 @@ mod harness;
 mod basics;
 #[path = "promises/bodies.rs"]
 mod bodies;
+#[path = "promises/comparing.rs"]
+mod comparing;
 #[path = "promises/configuration.rs"]
 mod configuration;
 #[path = "promises/control.rs"]

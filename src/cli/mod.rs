@@ -5,6 +5,7 @@ mod check;
 mod ctl;
 mod demo;
 mod drill;
+mod duration;
 mod file;
 mod load;
 mod serve;

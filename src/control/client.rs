@@ -30,6 +30,7 @@ use super::{
     path::{Place, Probe, check_length, places, probe},
 };
 use crate::{
+    compare,
     error::{Error, Result},
     sys::{child::pidfd_open, readiness::watch},
 };
@@ -144,6 +145,14 @@ pub(crate) async fn live(path: &Path) -> Result<LiveReport> {
 /// As [`status`].
 pub(crate) async fn decisions(path: &Path, last: usize) -> Result<DecisionsReport> {
     report(path, &format!("/decisions?last={last}")).await
+}
+
+/// The comparison of the master at `path` that goes on, or its last one.
+///
+/// # Errors
+/// As [`status`]; or nothing has been compared yet.
+pub(crate) async fn comparison(path: &Path) -> Result<compare::Report> {
+    report(path, "/comparison").await
 }
 
 /// Tells the master at `path` to do `verb`, shows every line of its answer to `on_line`, and returns

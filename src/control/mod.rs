@@ -2,22 +2,27 @@
 //! The words are plain data; `path` finds the socket's place and binds it, the master's end is
 //! `master/control.rs`, the asking end [`client`].
 //!
-//! HTTP over a Unix socket. `GET /status`, `GET /workers` and `GET /live` answer with a [`StatusReport`], a
-//! [`WorkersReport`] and a [`LiveReport`], `GET /decisions` with a [`DecisionsReport`]. Every other verb is a `POST /<verb>` whose body is a JSON object with the
+//! HTTP over a Unix socket. `GET /status`, `GET /workers`, `GET /live`, `GET /decisions` and
+//! `GET /comparison` answer with a [`StatusReport`], a [`WorkersReport`], a [`LiveReport`], a
+//! [`DecisionsReport`] and a [`Report`](crate::compare::Report). Every other verb is a `POST /<verb>` whose body is a JSON object with the
 //! fields of that [`Verb`] (or nothing), and the answer a stream of [`Line`]s, one JSON object per
 //! line, the last of them [`Line::Done`] or [`Line::Failed`].
 
 pub(crate) mod client;
 pub(crate) mod path;
+mod plan;
 mod report;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::report::{
-    CandidateReport, DecisionReport, DecisionsReport, DrainReport, ListenerReport, LiveArm,
-    LiveReport, LiveWorker, ReloadReport, StatusReport, WorkerReport, WorkersReport,
+pub(crate) use self::{
+    plan::ComparePlan,
+    report::{
+        CandidateReport, DecisionReport, DecisionsReport, DrainReport, ListenerReport, LiveArm,
+        LiveReport, LiveWorker, ReloadReport, StatusReport, WorkerReport, WorkersReport,
+    },
 };
 use crate::dispatch::{mode::Mode, policy::Policy};
 
@@ -26,7 +31,7 @@ use crate::dispatch::{mode::Mode, policy::Policy};
 pub(crate) const EXEC_LINE: &str = "becoming the new binary";
 
 /// What a master can be told to do. In JSON: `{"verb": "mode", "mode": "shared"}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Verb {
     /// Dispatch in another mode, or by another policy, from now on.
@@ -61,6 +66,11 @@ pub(crate) enum Verb {
     Pause,
     /// Accept again.
     Resume,
+    /// Measure several modes and policies in turn, on the traffic that there is, and put back the one
+    /// that was there.
+    Compare(ComparePlan),
+    /// End the comparison that goes on.
+    CompareStop,
     /// Finish what is open and end.
     Stop,
 }
@@ -77,6 +87,8 @@ impl Verb {
             Self::Upgrade { .. } => "upgrade",
             Self::Pause => "pause",
             Self::Resume => "resume",
+            Self::Compare(_) => "compare",
+            Self::CompareStop => "compare-stop",
             Self::Stop => "stop",
         }
     }
@@ -132,6 +144,8 @@ mod tests {
             Verb::Workers { count: 3 },
             Verb::Drain { worker: 0 },
             Verb::Upgrade { path: None },
+            Verb::Compare(ComparePlan::default()),
+            Verb::CompareStop,
             Verb::Stop,
         ];
         for verb in verbs {
@@ -144,6 +158,8 @@ mod tests {
             r#"{"verb":"mode","mode":"fast"}"#,
             r#"{"verb":"workers"}"#,
             r#"{"verb":"drain","worker":1,"now":true}"#,
+            r#"{"verb":"compare","round":1}"#,
+            r#"{"verb":"compare","rounds":-1}"#,
         ] {
             assert!(serde_json::from_str::<Verb>(text).is_err(), "{text}");
         }

@@ -221,10 +221,14 @@ impl Desk {
             Ok(body) => body,
             Err((status, error)) => return failed(status, error),
         };
-        let verb = match understand(name, &body) {
+        let mut verb = match understand(name, &body) {
             Ok(verb) => verb,
             Err(error) => return failed(StatusCode::BAD_REQUEST, error),
         };
+        if let (Verb::Compare(plan), false) = (&mut verb, waits) {
+            // It would end when whoever asked has gone.
+            plan.unattended = true;
+        }
         let (answer, lines) = mpsc::unbounded_channel();
         let asked = Asked {
             verb,
@@ -250,8 +254,18 @@ impl Desk {
 }
 
 /// The paths of all verbs.
-const VERBS: [&str; 9] = [
-    "mode", "workers", "drain", "restart", "reload", "upgrade", "pause", "resume", "stop",
+const VERBS: [&str; 11] = [
+    "mode",
+    "workers",
+    "drain",
+    "restart",
+    "reload",
+    "upgrade",
+    "pause",
+    "resume",
+    "compare",
+    "compare-stop",
+    "stop",
 ];
 
 /// A request's body, as long as it is a sensible one.
@@ -291,7 +305,11 @@ fn understand(name: &str, body: &[u8]) -> Result<Verb, String> {
     let verb: Verb = serde_json::from_value(fields.into()).map_err(|error| wrong(&error))?;
     match (&verb, unknown) {
         (
-            Verb::Mode { .. } | Verb::Workers { .. } | Verb::Drain { .. } | Verb::Upgrade { .. },
+            Verb::Mode { .. }
+            | Verb::Workers { .. }
+            | Verb::Drain { .. }
+            | Verb::Upgrade { .. }
+            | Verb::Compare(_),
             _,
         )
         | (_, None) => Ok(verb),

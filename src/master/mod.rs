@@ -321,6 +321,7 @@ fn live(
             epoch: 0,
             stop_wanted: false,
             later: Vec::new(),
+            comparing: None,
         };
         let known: Rc<dyn control::Reports> = Rc::new(status.clone());
         let supervisor = Rc::new(Supervisor {

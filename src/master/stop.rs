@@ -77,6 +77,8 @@ impl Supervisor {
             ));
         }
         self.status.lock().stopping = true;
+        // A comparison ends, and leaves the rest to us.
+        self.changed.notify_waiters();
         {
             let state = self.state.borrow();
             state

@@ -21,6 +21,7 @@ use super::{
     backoff::Backoff,
     dispatcher::{DispatcherHandle, Report, Rules},
     notify::Notifier,
+    operations::Halt,
     process::{Birth, Event, Leap, Process, reason},
 };
 use crate::{
@@ -90,6 +91,8 @@ pub(super) struct ClusterState {
     pub(super) stop_wanted: bool,
     /// What signals asked for while something else was under way.
     pub(super) later: Vec<Asked>,
+    /// Ends the comparison that goes on, if one does.
+    pub(super) comparing: Option<Rc<Halt>>,
 }
 
 /// Everything that the control runtime waits for.

@@ -39,6 +39,8 @@ shared_struct! {
         magic: AtomicU64,
         /// Rows of `processes` that were ever occupied: how far a reader has to look.
         rows_used: AtomicU64,
+        /// Counts how often all connections were asked to begin anew.
+        renewals: AtomicU64,
         /// What the dispatcher counts that belongs to no one worker.
         dispatcher: Dispatcher,
         /// What the processes in each seat before the present ones have counted.
@@ -112,6 +114,18 @@ impl Scoreboard {
             .iter()
             .take(used)
             .filter(|row| row.state() != State::Free)
+    }
+
+    /// Asks every connection that is open now to begin anew: its next response says that it will be
+    /// closed. Only the master does.
+    pub fn renew(&self) {
+        count::add(&self.0.renewals, 1);
+    }
+
+    /// How often that was asked for. A connection that began when it was less often is to go.
+    #[inline]
+    pub fn renewals(&self) -> u64 {
+        self.0.renewals.load(Relaxed)
     }
 
     /// The dispatcher's own counters.

@@ -46,7 +46,7 @@ pub(super) struct Ledger {
     closed: Notify,
 }
 
-/// Said with every response while draining, so that clients know before the connection closes.
+/// Said with every response while draining, or when connections are to begin anew, so that clients know before the connection closes.
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 impl Ledger {
@@ -85,6 +85,8 @@ pub(super) struct Account {
     arm: Arm,
     /// Where shadow policies would have sent it.
     shadows: Picks,
+    /// How often connections had been asked to begin anew when this one did.
+    renewals: u64,
     /// Requests begun and not ended on this connection.
     in_flight: AtomicU64,
     /// When it last fell idle or the head being read began, monotonic nanoseconds.
@@ -108,6 +110,7 @@ impl Account {
             listener: conn.listener,
             arm: conn.arm,
             shadows: conn.shadows,
+            renewals: ledger.row.board().renewals(),
             in_flight: AtomicU64::new(0),
             since: AtomicU64::new(ledger.row.work.loop_entered.load(Relaxed)),
             blocked_since: AtomicU64::new(0),
@@ -122,6 +125,13 @@ impl Account {
     #[inline]
     fn traffic(&self) -> &Traffic {
         self.ledger.row.traffic(self.listener, self.arm)
+    }
+
+    /// Is the connection to be closed after its next response?
+    #[inline]
+    fn is_to_go(&self) -> bool {
+        let ledger = &self.ledger;
+        ledger.draining.load(Relaxed) || ledger.row.board().renewals() != self.renewals
     }
 
     /// When the client has had its time, monotonic nanoseconds. While a request is under way that is
@@ -385,7 +395,7 @@ where
             guard.class = class(status.as_u16());
             if status == hyper::StatusCode::SWITCHING_PROTOCOLS {
                 guard.account.tunnel.store(1, Relaxed);
-            } else if guard.account.ledger.draining.load(Relaxed) {
+            } else if guard.account.is_to_go() {
                 response.headers_mut().insert(CONNECTION, CLOSE);
             }
         }

@@ -1,5 +1,6 @@
 //! `pointsman ctl`: asks a running master, and tells it what to do.
 
+mod compare;
 mod explain;
 mod show;
 
@@ -42,6 +43,7 @@ Examples:
   pointsman ctl drain 2
   pointsman ctl explain --last 1
   pointsman ctl upgrade /usr/local/bin/pointsman
+  pointsman ctl compare --block 10s --rounds 12
   pointsman ctl --json status | jq .connections_open
   pointsman ctl --control /run/pointsman/control.sock stop
 
@@ -113,6 +115,9 @@ enum Command {
     Resume,
     /// Finish what is open, then end; done when the process is gone.
     Stop,
+    Compare(compare::Compare),
+    /// Show what the last comparison said: the same as `compare show`.
+    Comparison,
 }
 
 #[derive(Debug, Subcommand)]
@@ -143,6 +148,12 @@ impl Ctl {
             .map_err(|error| Error::runtime("cannot start a runtime", error))?;
         runtime.block_on(async {
             match (verb, self.command) {
+                (Some(verb @ Verb::Compare(_)), _) if !self.no_wait => {
+                    compare::run(&path, &verb, self.json).await
+                }
+                (None, Command::Compare(_) | Command::Comparison) => {
+                    compare::show(&path, self.json).await
+                }
                 (Some(verb), _) => tell(&path, &verb, self.json, self.no_wait).await,
                 (None, Command::Workers { .. }) => {
                     let report = client::workers(&path).await?;
@@ -177,9 +188,10 @@ impl Command {
     /// What the master is to do; `None` where it is only asked.
     fn verb(&self) -> Result<Option<Verb>> {
         Ok(Some(match self {
-            Self::Status | Self::Workers { change: None } | Self::Explain { .. } => {
-                return Ok(None);
-            }
+            Self::Status
+            | Self::Workers { change: None }
+            | Self::Explain { .. }
+            | Self::Comparison => return Ok(None),
             Self::Workers {
                 change: Some(Change::Set { count }),
             } => Verb::Workers { count: *count },
@@ -200,6 +212,7 @@ impl Command {
             Self::Pause => Verb::Pause,
             Self::Resume => Verb::Resume,
             Self::Stop => Verb::Stop,
+            Self::Compare(compare) => return compare.verb(),
         }))
     }
 }
@@ -264,6 +277,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::control::ComparePlan;
 
     #[derive(Debug, Parser)]
     struct Arguments {
@@ -312,9 +326,24 @@ mod tests {
             ("ctl pause", Verb::Pause),
             ("ctl resume", Verb::Resume),
             ("ctl stop", Verb::Stop),
+            ("ctl compare", Verb::Compare(ComparePlan::default())),
+            ("ctl compare stop", Verb::CompareStop),
         ] {
             assert_eq!(verb(line), Some(expected));
         }
+        assert_eq!(verb("ctl compare show"), None);
+        assert_eq!(verb("ctl comparison"), None);
+        let line = "ctl compare --arms shared,hybrid --block 250ms --rounds 3 --max-error-rate 0.5 --max-p99 9 --renew";
+        let plan = ComparePlan {
+            arms: vec!["shared".into(), "hybrid/least-loaded".into()],
+            block_ms: 250,
+            rounds: 3,
+            max_error_rate: 0.5,
+            max_p99: 9.0,
+            renew: true,
+            unattended: false,
+        };
+        assert_eq!(verb(line), Some(Verb::Compare(plan)));
     }
 
     #[test]
@@ -342,12 +371,27 @@ mod tests {
             ("ctl explain --last 257", "1..=256"),
             ("ctl mode fast", "known: handoff"),
             ("ctl mode hybrid fast", "known: round-robin"),
+            ("ctl compare --arms shared,fast", "known: handoff"),
+            ("ctl compare --arms reuseport/round-robin", "no say"),
+            ("ctl compare --block 10", "unit"),
+            ("ctl compare --rounds many", "invalid"),
+            ("ctl compare --rounds 3 stop", "cannot be used with"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(why), "{line}: {error}");
         }
         let ctl = parse("ctl mode shared round-robin").expect("two names");
         assert!(ctl.command.verb().expect_err("no say").is_usage());
+        for line in [
+            "ctl compare --block 1ms",
+            "ctl compare --rounds 0",
+            "ctl compare --max-error-rate 7",
+            "ctl compare --max-p99 0.5",
+            "ctl compare --arms shared,shared",
+        ] {
+            let ctl = parse(line).expect(line);
+            assert!(ctl.command.verb().expect_err(line).is_usage());
+        }
         let ctl = parse("ctl --no-wait status").expect("words");
         assert!(ctl.run().expect_err("nothing to wait for").is_usage());
     }

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     Mode, Policy,
     control::{
-        ListenerReport, ReloadReport, client,
+        ComparePlan, ListenerReport, ReloadReport, client,
         path::{Bound, tests::Scratch},
     },
 };
@@ -208,6 +208,12 @@ fn every_verb_reaches_the_supervisor_and_its_lines_come_back() {
             },
             Verb::Pause,
             Verb::Resume,
+            Verb::Compare(ComparePlan {
+                arms: vec!["shared".into()],
+                max_p99: 1.5,
+                ..ComparePlan::default()
+            }),
+            Verb::CompareStop,
         ];
         for verb in verbs {
             assert!(VERBS.contains(&verb.name()));
@@ -235,6 +241,8 @@ fn every_verb_reaches_the_supervisor_and_its_lines_come_back() {
             ("/pause?wait=yes", "{}", Verb::Pause),
             ("/upgrade", " \n", Verb::Upgrade { path: None }),
             ("/drain", r#"{"worker":4}"#, Verb::Drain { worker: 4 }),
+            ("/compare", "", Verb::Compare(ComparePlan::default())),
+            ("/compare-stop", "{}", Verb::CompareStop),
         ] {
             let path = stand.path().to_owned();
             let request = post(target, body);
@@ -394,6 +402,14 @@ fn whoever_does_not_wait_is_answered_before_it_is_done() {
         assert_eq!(asked.verb, Verb::Pause);
         // Nobody listens, and that hurts nobody.
         assert!(answer_to(&asked).is_closed());
+        // What would end with whoever asked goes on without him.
+        let compare = Verb::Compare(ComparePlan::default());
+        assert!(client::begin(stand.path(), &compare).await.is_ok());
+        let unattended = ComparePlan {
+            unattended: true,
+            ..ComparePlan::default()
+        };
+        assert_eq!(stand.next().await.verb, Verb::Compare(unattended));
         let error = client::begin(stand.path(), &Verb::Workers { count: 1 }).await;
         assert!(error.is_ok());
     });

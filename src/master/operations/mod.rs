@@ -1,6 +1,7 @@
 //! What the master does at somebody's request, one thing at a time. Each is a plain sequence that
 //! awaits what the supervisor's loop makes happen.
 
+mod compare;
 mod reload;
 mod roll;
 mod scale;
@@ -11,7 +12,10 @@ use std::{rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use tokio::{sync::mpsc::UnboundedSender, task::spawn_local, time::timeout};
 
-pub(super) use self::upgrade::{ResumedProcesses, companions, examine, resume};
+pub(super) use self::{
+    compare::Halt,
+    upgrade::{ResumedProcesses, companions, examine, resume},
+};
 use super::supervisor::Supervisor;
 use crate::{
     control::{Asked, Line, Verb},
@@ -41,6 +45,19 @@ impl Teller {
             let _ = answer.send(line);
         }
     }
+
+    /// Has whoever listened gone?
+    fn is_gone(&self) -> bool {
+        self.0.as_ref().is_some_and(UnboundedSender::is_closed)
+    }
+
+    /// Waits until whoever listens has gone; for ever if nobody ever did.
+    async fn gone(&self) {
+        match &self.0 {
+            Some(answer) => answer.closed().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// A verb in the words of a log line.
@@ -53,6 +70,7 @@ fn describe(verb: &Verb) -> String {
         Verb::Workers { count } => format!("workers set {count}"),
         Verb::Drain { worker } => format!("drain {worker}"),
         Verb::Upgrade { path: Some(path) } => format!("upgrade {}", path.display()),
+        Verb::CompareStop => "compare stop".into(),
         other => other.name().into(),
     }
 }
@@ -60,6 +78,9 @@ fn describe(verb: &Verb) -> String {
 impl Supervisor {
     /// Begins what was asked for, unless something else is under way.
     pub(super) fn begin(self: &Rc<Self>, asked: Asked) {
+        if asked.verb == Verb::CompareStop {
+            return self.end_comparison(asked);
+        }
         let Asked { verb, by, answer } = asked;
         let what = describe(&verb);
         let in_the_way = {
@@ -80,7 +101,13 @@ impl Supervisor {
                 return;
             }
             notice(format_args!("{what} ({by}): refused, {why}"));
-            let error = format!("{why}: try again when it is done");
+            let comparing = self.state.borrow().comparing.is_some();
+            let error = match comparing {
+                true => format!(
+                    "{why}: end it with 'pointsman ctl compare stop', or try again when it is done"
+                ),
+                false => format!("{why}: try again when it is done"),
+            };
             Teller(answer).tell(Line::Failed { error, busy: true });
             return;
         }
@@ -162,7 +189,9 @@ impl Supervisor {
             Verb::Restart => self.roll(teller).await,
             Verb::Reload => self.reload(teller).await,
             Verb::Upgrade { path } => self.upgrade(path, teller).await,
-            // The supervisor's loop does this itself.
+            Verb::Compare(plan) => self.compare(plan, teller).await,
+            // These are done at once, whatever else is under way.
+            Verb::CompareStop => Ok("the comparison ends".into()),
             Verb::Stop => Ok("stopping".into()),
         }
     }
