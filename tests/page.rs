@@ -197,9 +197,13 @@ fn under_load_the_page_shows_what_happens_and_follows_a_switch() {
 
 #[test]
 fn the_page_says_when_the_master_is_gone_and_goes_on_when_it_is_back() {
-    let upstream = ["http://127.0.0.1:9"];
-    let proxy = Pointsman::start(&upstream, &["--workers", "2"]);
-    let admin = proxy.admin;
+    // An address that nobody else connects from: its port stays free while there is no master.
+    let start = |admin: &str, workers: &str| {
+        let (listen, upstream) = (["127.0.0.1:0"], ["http://127.0.0.1:9"]);
+        Pointsman::start_with_admin(admin, &listen, &upstream, &["--workers", workers])
+    };
+    let proxy = start("127.0.0.77:0", "2");
+    let admin = proxy.admin.to_string();
     let mut page = Browser::start("gone");
     page.open(&url(&proxy));
     page.until("the page is live", |page| {
@@ -207,8 +211,6 @@ fn the_page_says_when_the_master_is_gone_and_goes_on_when_it_is_back() {
     });
     all_was_well(&page, &proxy);
 
-    // The browser's connection may hold the port for a while after the master: it is taken over
-    // without waiting (SO_REUSEADDR).
     drop(proxy);
     page.until("the page says so", |page| {
         let said = page.text("#contact");
@@ -218,8 +220,7 @@ fn the_page_says_when_the_master_is_gone_and_goes_on_when_it_is_back() {
     assert_eq!(page.value("document.body.dataset.contact"), "none");
     page.picture("page-gone");
 
-    let address = admin.to_string();
-    let again = Pointsman::start(&upstream, &["--workers", "1", "--admin", &address]);
+    let again = start(&admin, "1");
     page.until("the page shows the new master", |page| {
         let said = page.text("#contact");
         let rows = page.number_of("#workers tr[data-worker]");

@@ -20,7 +20,7 @@ use nix::{
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
-use super::{DEADLINE, place::Place, until};
+use crate::harness::{DEADLINE, place::Place, until};
 
 /// A browser takes a core to itself for a while; several at once would only wait for each other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -58,7 +58,7 @@ impl Browser {
             // In a container there is neither a second user to become, nor a display, nor much of /dev/shm.
             .args(["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
             // Nothing leaves the machine, whatever the page or the browser itself may want.
-            .arg("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+            .arg("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.*")
             .args([
                 "--disable-background-networking",
                 "--disable-component-update",

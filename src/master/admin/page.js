@@ -161,12 +161,12 @@ function showTiles(now, did) {
   say($("open"), n.count(now.status.connections_open));
   say($("opened"), did ? `connections, ${n.figure(did.opened)} new/s` : "connections");
   say($("skew"), now.imbalance > 0 ? now.imbalance.toFixed(2) : n.NONE);
-  say($("cpu"), n.percent(did?.cpu));
-  say($("cpu-each"), did?.cpuEach ? `of one core, ${n.duration(did.cpuEach)} each` : "of one core");
+  say($("cpu"), n.cores(did?.cpu));
+  say($("cpu-each"), did?.cpuEach ? `cores, ${n.duration(did.cpuEach)} a request` : "cores");
   const errors = (now.requests["5xx"] ?? 0) + (now.requests.aborted ?? 0);
   const { connections_lost: lost } = now.status;
   say($("errors"), n.figure(did?.errors) + (did ? "/s" : ""));
-  say($("lost"), `${n.count(errors)} in all, ${n.count(lost)} ${lost === 1 ? "connection" : "connections"} lost`);
+  say($("lost"), `${n.count(errors)} in all, ${n.count(lost)} lost`);
   $("errors-tile").classList.toggle("odd", (did?.errors ?? 0) > 0 || lost > 0);
 }
 
@@ -190,9 +190,9 @@ function showRest(now, then, seconds) {
     ["Connections taken", n.count(now.connections)],
     ["Handed over", n.count(now.handoffs)],
     ["Hand-over p99", n.duration(n.quantile(n.countedSince(now.handoff), 0.99))],
-    ["Handed on to a second", n.count(status.connections_redispatched)],
+    ["Redispatched", n.count(status.connections_redispatched)],
     ["CPU time", n.span(now.cpu_seconds)],
-    ...(file ? [["Configured by", file]] : []),
+    ...(file ? [["File", file]] : []),
     ...(count > 0 ? [["Reloads", n.count(count)]] : []),
   ]);
 }

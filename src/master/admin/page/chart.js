@@ -148,7 +148,7 @@ export class TimeChart {
     for (const mark of axis.marks) {
       const at = y(mark);
       shape(this.svg, "line", { class: "grid", x1: EDGE.left, x2: right, y1: at, y2: at });
-      shape(this.svg, "text", { class: "end", x: EDGE.left - 6, y: at + 4 }, this.text(mark));
+      shape(this.svg, "text", { class: "end", x: EDGE.left - 6, y: at + 4 }, this.text(mark).replace(/\.0+(?!\d)/, ""));
     }
     const minutes = this.window / 60_000;
     const step = room.width < 320 ? Math.ceil(minutes / 2) : 1;

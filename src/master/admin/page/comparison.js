@@ -54,7 +54,7 @@ function what({ scenario, load, circumstances, blocks, ending }) {
   const last = blocks.at(-1);
   return [
     load || scenario,
-    circumstances.began > 0 ? new Date(circumstances.began * 1000).toLocaleString("en-GB") : "",
+    circumstances.began > 0 ? new Date(circumstances.began * 1000).toLocaleString("sv-SE") : "",
     last ? `took ${span(last.began + last.seconds)}` : "",
     end,
   ].filter(Boolean).join(" · ");
@@ -110,11 +110,17 @@ function showArm(row, cells, arm, summary, axes) {
   const isBase = summary.arms[0] === arm;
   cells[0].replaceChildren();
   element(cells[0], "span", "", arm.name);
-  const role = isTwin ? "once more: its difference is noise" : isBase ? "what the others are held against" : isBest ? "recommended" : "";
+  const role = isTwin ? "the base once more: noise" : isBase ? "the base" : isBest ? "recommended" : "";
   if (role) element(cells[0], "span", "quiet role", role);
   if (arm.errors > 0) element(cells[0], "span", "role odd", `${count(arm.errors)} errors`);
   axes.forEach((scale, i) => showInterval(cells[i + 1], arm, scale));
   say(cells.at(-1), arm.words || (isBase ? "" : VERDICTS[arm.throughput?.verdict] ?? ""));
+}
+
+/** An interval in words; the unit once where both ends have it. */
+function range(low, high) {
+  const [from, to] = [change(low), change(high)];
+  return `${to.endsWith("%") ? from.replace(" %", "") : from} … ${to}`;
 }
 
 function showInterval(cell, arm, { metric, noise, place, marks }) {
@@ -122,25 +128,24 @@ function showInterval(cell, arm, { metric, noise, place, marks }) {
   cell.replaceChildren();
   cell.dataset.name = metric.name;
   const figures = element(cell, "p");
-  element(figures, "span", "own", metric.own(arm));
-  const svg = shape(cell, "svg", { height: 20, role: "img" });
+  element(figures, "span", "", metric.own(arm));
+  const svg = shape(cell, "svg", { role: "img" });
   const at = (ratio) => `${place(ratio)}%`;
   if (noise !== null) {
     const [from, to] = [place(1 / (1 + noise)), place(1 + noise)];
-    shape(svg, "rect", { class: "noise", x: `${from}%`, width: `${to - from}%`, height: 20 });
+    shape(svg, "rect", { class: "noise", x: `${from}%`, width: `${to - from}%`, height: "100%" });
   }
   for (const mark of marks) {
-    shape(svg, "line", { class: mark === 1 ? "one" : "grid", x1: at(mark), x2: at(mark), y1: 0, y2: 20 });
+    shape(svg, "line", { class: mark === 1 ? "one" : "grid", x1: at(mark), x2: at(mark), y1: 0, y2: "100%" });
   }
   svg.setAttribute("aria-label", `${metric.name}: ${NONE}`);
   if (!contrast || ![contrast.ratio, contrast.low, contrast.high].every(isRatio)) return;
   const { ratio, low, high, rounds, verdict } = contrast;
   const kind = VERDICTS[verdict] ? verdict : "too-little";
-  const interval = `${change(low)} … ${change(high)}`;
+  const interval = range(low, high);
   element(figures, "span", "by " + kind, change(ratio)).title = `×${ratio.toFixed(3)} (${low.toFixed(3)} to ${high.toFixed(3)}), ${rounds} rounds`;
-  element(figures, "span", "quiet", interval);
-  shape(svg, "line", { class: "reach " + kind, x1: at(low), x2: at(high), y1: 10, y2: 10 });
-  for (const end of [low, high]) shape(svg, "line", { class: "reach " + kind, x1: at(end), x2: at(end), y1: 6, y2: 14 });
-  shape(svg, "circle", { class: "ratio " + kind, cx: at(ratio), cy: 10, r: 4.5 });
+  element(cell, "p", "quiet", interval);
+  shape(svg, "line", { class: "reach " + kind, x1: at(low), x2: at(high), y1: "50%", y2: "50%" });
+  shape(svg, "circle", { class: "ratio " + kind, cx: at(ratio), cy: "50%", r: 4.5 });
   svg.setAttribute("aria-label", `${metric.name}: ${change(ratio)}, interval ${interval}, ${VERDICTS[kind]}`);
 }

@@ -94,6 +94,9 @@ export function bytes(n) {
 /** A share of one core. */
 export const percent = (share) => (isNumber(share) ? digits(share * 100) + " %" : NONE);
 
+/** How many cores were busy. */
+export const cores = (n) => (isNumber(n) ? n.toFixed(2) : NONE);
+
 /** How far a ratio is from 1: +5.1 %, or ×3.2 where per cent would mislead. */
 export function change(ratio) {
   if (!isNumber(ratio)) return NONE;
