@@ -165,6 +165,19 @@ fn under_load_the_page_shows_what_happens_and_follows_a_switch() {
         is_true(drawn == true)
     });
 
+    // The values of a moment can be read without a mouse.
+    let looked_back = page.value(
+        "const chart = document.querySelector('#throughput svg'); chart.focus(); \
+         chart.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft', bubbles: true })); \
+         const seen = document.querySelector('#throughput .when').textContent; chart.blur(); seen",
+    );
+    let looked_back = looked_back.as_str().expect("a text").to_owned();
+    assert!(
+        looked_back.ends_with(", handoff/round-robin"),
+        "{looked_back}"
+    );
+    assert_eq!(page.text("#throughput .when"), "");
+
     place.works(&["mode", "shared"]);
     page.until("the page shows the new mode", |page| {
         is_true(page.text("#mode") == "shared" && page.text("#policy").is_empty())
@@ -568,6 +581,7 @@ fn names_from_outside_stay_text_and_extremes_are_drawn() {
         is_true(page.value(overflow).as_f64()? <= 0.0)
     });
     page.picture("extremes-narrow");
+    page.looks(780, 900, false);
 
     // And nothing at all.
     for list in ["workers", "draining", "arms"] {

@@ -68,6 +68,7 @@ impl Browser {
             .env("HOME", &folder)
             .env("XDG_CONFIG_HOME", &folder)
             .env("XDG_CACHE_HOME", &folder)
+            .env("TMPDIR", &folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

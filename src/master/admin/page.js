@@ -1,11 +1,10 @@
 // The page's heart: asks the master again and again, and shows what changed.
 
 import * as n from "./page/numbers.js";
-import { TimeChart, linearAxis, logAxis, skyline } from "./page/chart.js";
+import { LONGEST, TimeChart, linearAxis, logAxis, skyline } from "./page/chart.js";
 import { say, showArms, showClasses, showListeners, showPairs, showWorkers } from "./page/tables.js";
 import { showComparison } from "./page/comparison.js";
 
-const WINDOW = 300_000;
 // Milliseconds between two questions, the longest after failures, and how long an answer may take.
 const EVERY = 1000;
 const COMPARISON_EVERY = 5000;
@@ -57,14 +56,12 @@ const charts = [
     lines: [{ key: "rate", name: "requests/s", kind: "first" }, { key: "errors", name: "errors/s", kind: "bad" }],
     text: n.figure,
     axis: (values) => linearAxis(Math.max(1, ...values)),
-    window: WINDOW,
   }),
   new TimeChart($("latency"), {
     about: "latency",
     lines: [{ key: "p50", name: "p50", kind: "first" }, { key: "p99", name: "p99", kind: "second" }],
     text: n.duration,
     axis: latencyAxis,
-    window: WINDOW,
   }),
 ];
 
@@ -94,22 +91,28 @@ function difference(now, then) {
 }
 
 /** Is `now` from a master that was not there when `then` came? Its clock has begun anew. */
-function isAnother(now, then, passed) {
-  return now.status.pid !== then.status.pid || Math.abs(now.at - then.at - passed / 1000) > 5;
+const isAnother = (now, then) => now.status.pid !== then.status.pid || now.at < then.at;
+
+/**
+ * Can a difference be taken? Not if the master's clock went otherwise than ours: in a container the next
+ * master has the same process id, and may have run for longer than the first when we looked again.
+ */
+function isSame(now, then, passed) {
+  return !isAnother(now, then) && now.at > then.at && Math.abs(now.at - then.at - passed / 1000) < 5;
 }
 
 function took(now) {
   const moment = performance.now();
   const passed = moment - cameAt;
-  const then = before && now.at > before.at && !isAnother(now, before, passed) ? before : null;
-  const isNew = before !== null && then === null;
+  const then = before && isSame(now, before, passed) ? before : null;
+  const isNew = before !== null && isAnother(now, before);
   const did = then ? difference(now, then) : null;
   const { mode, policy } = now.status;
   if (did) {
     const isGap = passed > GAP || samples.at(-1)?.t !== cameAt;
     samples.push({ ...did, t: moment, from: isGap ? moment - Math.min(passed, EVERY) : cameAt, gap: isGap, mode, arm: n.armName(mode, policy) });
   }
-  samples = samples.filter((sample) => sample.t > moment - WINDOW);
+  samples = samples.filter((sample) => sample.t > moment - LONGEST);
   before = now;
   cameAt = moment;
   answered(isNew);
@@ -159,15 +162,16 @@ function showTiles(now, did) {
   say($("p99"), n.duration(did?.p99));
   say($("flight"), n.count(now.requests_in_flight));
   say($("open"), n.count(now.status.connections_open));
-  say($("opened"), did ? `connections, ${n.figure(did.opened)} new/s` : "connections");
+  say($("opened"), did ? `open, ${n.figure(did.opened)} new/s` : "open");
   say($("skew"), now.imbalance > 0 ? now.imbalance.toFixed(2) : n.NONE);
   say($("cpu"), n.cores(did?.cpu));
-  say($("cpu-each"), did?.cpuEach ? `cores, ${n.duration(did.cpuEach)} a request` : "cores");
+  say($("cpu-each"), did?.cpuEach ? `${n.duration(did.cpuEach)} a request` : "busy");
   const errors = (now.requests["5xx"] ?? 0) + (now.requests.aborted ?? 0);
   const { connections_lost: lost } = now.status;
   say($("errors"), n.figure(did?.errors) + (did ? "/s" : ""));
   say($("lost"), `${n.count(errors)} in all, ${n.count(lost)} lost`);
-  $("errors-tile").classList.toggle("odd", (did?.errors ?? 0) > 0 || lost > 0);
+  $("errors-tile").classList.toggle("odd", (did?.errors ?? 0) > 0);
+  $("lost").classList.toggle("odd", lost > 0);
 }
 
 function showRest(now, then, seconds) {

@@ -22,6 +22,9 @@ export function element(parent, name, kind = "", text = "") {
   return made;
 }
 
+// Milliseconds that a chart can show; the shortest that all there is has room in.
+const WINDOWS = [60_000, 120_000, 300_000];
+export const LONGEST = WINDOWS.at(-1);
 const HEIGHT = 190;
 const EDGE = { top: 24, right: 8, bottom: 20, left: 58 };
 
@@ -55,10 +58,11 @@ export function logAxis(least, most) {
 export class TimeChart {
   /**
    * lines: what is drawn: {key, name, kind}. text: a value in words. axis: from all values to marks.
-   * window: milliseconds that are shown. about: what it is a chart of.
+   * about: what it is a chart of.
    */
-  constructor(place, { lines, text, axis, window, about }) {
-    Object.assign(this, { lines, text, axis, window, about });
+  constructor(place, { lines, text, axis, about }) {
+    Object.assign(this, { lines, text, axis, about });
+    this.window = WINDOWS[0];
     this.samples = [];
     this.looked = null;
     this.width = 0;
@@ -88,6 +92,8 @@ export class TimeChart {
   show(samples, now) {
     this.samples = samples;
     this.now = now;
+    const reach = samples.length > 0 ? now - samples[0].from : 0;
+    this.window = WINDOWS.find((window) => window >= reach) ?? LONGEST;
     this.draw();
   }
 
@@ -150,12 +156,12 @@ export class TimeChart {
       shape(this.svg, "line", { class: "grid", x1: EDGE.left, x2: right, y1: at, y2: at });
       shape(this.svg, "text", { class: "end", x: EDGE.left - 6, y: at + 4 }, this.text(mark).replace(/\.0+(?!\d)/, ""));
     }
-    const minutes = this.window / 60_000;
-    const step = room.width < 320 ? Math.ceil(minutes / 2) : 1;
-    for (let minute = 0; minute <= minutes; minute += step) {
-      const at = right - (room.width * minute) / minutes;
-      const name = minute === 0 ? "now" : `−${minute} min`;
-      const kind = minute === 0 ? "end" : minute === minutes ? "" : "middle";
+    const seconds = this.window / 1000;
+    const step = (seconds > 120 ? 60 : seconds / 4) * (room.width < 320 ? 2 : 1);
+    for (let ago = 0; ago <= seconds; ago += step) {
+      const at = right - (room.width * ago) / seconds;
+      const name = ago === 0 ? "now" : ago % 60 === 0 ? `−${ago / 60} min` : `−${ago} s`;
+      const kind = ago === 0 ? "end" : ago === seconds ? "" : "middle";
       shape(this.svg, "text", { class: kind, x: at, y: HEIGHT - 4 }, name);
     }
   }

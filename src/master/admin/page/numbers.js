@@ -47,8 +47,11 @@ function digits(n) {
   return n.toFixed(size >= 100 || n === 0 ? 0 : size >= 10 ? 1 : 2);
 }
 
-/** A whole number. */
-export const count = (n) => (isNumber(n) ? whole.format(n) : NONE);
+/** A whole number; roughly, where it is more than a script can count. */
+export function count(n) {
+  if (!isNumber(n)) return NONE;
+  return Number.isSafeInteger(n) ? whole.format(n) : n.toExponential(1).replace("+", "");
+}
 
 /** A number of which a part may be a fraction: 0.4, 12, 5,320, 1.25 M. */
 export function figure(n) {

@@ -44,15 +44,24 @@ function bar(cell, value, most, mean) {
   tick.classList.toggle("gone", mean === null);
 }
 
-function mark(row, cell, state) {
+/** A state, as a dot and in words. */
+function mark(row, cell, state, text) {
   if (!cell.firstChild) {
     element(cell, "span", "dot");
     element(cell, "span");
   }
   row.dataset.state = state;
-  say(cell.lastChild, state);
+  say(cell.lastChild, text);
 }
 
+/** What there is to say of a worker that does not live long. */
+function misfortune({ crash_loop: deaths, respawn_in_seconds: wait }) {
+  if (deaths === 0) return "";
+  const again = wait === null ? "" : `, again in ${Math.ceil(wait)} s`;
+  return `, ${deaths} ${deaths === 1 ? "death" : "deaths in a row"}${again}`;
+}
+
+/** A number that is best 0. */
 const warn = (cell, n) => {
   say(cell, count(n));
   cell.classList.toggle("odd", n > 0);
@@ -67,9 +76,7 @@ export function showWorkers(body, drains, report, before, seconds, mean) {
     const by = (key) => (then ? Math.max(0, worker[key] - then[key]) / seconds : null);
     row.dataset.worker = worker.worker;
     say(cells[0], worker.worker);
-    mark(row, cells[1], worker.state);
-    const again = worker.respawn_in_seconds === null ? "" : `, again in ${Math.ceil(worker.respawn_in_seconds)} s`;
-    if (worker.crash_loop > 0) say(cells[1].lastChild, `${worker.state}, ${worker.crash_loop} deaths in a row${again}`);
+    mark(row, cells[1], worker.state, worker.state + misfortune(worker));
     bar(cells[2], worker.connections_open, most, mean);
     say(cells[3], count(worker.requests_in_flight));
     say(cells[4], figure(by("requests")));
@@ -81,8 +88,7 @@ export function showWorkers(body, drains, report, before, seconds, mean) {
   });
   rows(drains, report.draining, WORKER, (row, cells, drain) => {
     say(cells[0], drain.worker);
-    mark(row, cells[1], "draining");
-    say(cells[1].lastChild, `draining, ${Math.ceil(drain.seconds_left)} s left`);
+    mark(row, cells[1], "draining", `draining, ${Math.ceil(drain.seconds_left)} s left`);
     bar(cells[2], drain.connections_open, most, null);
     say(cells[3], count(drain.requests_in_flight));
     say(cells[8], String(drain.pid));
