@@ -305,6 +305,47 @@ fn the_page_asks_only_while_somebody_looks_and_never_twice_at_once() {
 }
 
 #[test]
+fn the_browser_refuses_what_the_page_has_no_need_of() {
+    let proxy = Pointsman::start(&["http://127.0.0.1:9"], &["--workers", "1"]);
+    let mut page = Browser::start("refused");
+    page.open(&url(&proxy));
+    page.until("the page is live", |page| {
+        is_true(page.text("#contact") == "live")
+    });
+    all_was_well(&page, &proxy);
+    // As if the page had a hole: a script in the markup, a handler in an attribute, a call to somebody
+    // else, a picture from there.
+    let elsewhere = format!("http://{}/", proxy.address());
+    let refused = page.value(&format!(
+        "(async () => {{ \
+           const refused = []; \
+           addEventListener('securitypolicyviolation', (e) => refused.push(e.effectiveDirective)); \
+           const add = (name, of) => {{ \
+             const made = Object.assign(document.createElement(name), of); \
+             document.body.append(made); return made; }}; \
+           add('script', {{ textContent: 'window.broken = 1' }}); \
+           const button = document.createElement('button'); \
+           button.setAttribute('onclick', 'window.broken = 1'); \
+           document.body.append(button); button.click(); \
+           await fetch('{elsewhere}').catch(() => 0); \
+           add('img', {{ src: '{elsewhere}' }}); \
+           while (refused.length < 4) await new Promise((done) => setTimeout(done, 5)); \
+           return refused.sort().join(' '); }})()"
+    ));
+    assert_eq!(
+        refused,
+        "connect-src img-src script-src-attr script-src-elem"
+    );
+    assert_eq!(page.value("typeof window.broken"), "undefined");
+    // And all of that was noticed: what the other tests take for silence is silence.
+    let policy = page
+        .complaints
+        .iter()
+        .filter(|c| c.contains("Content Security Policy"));
+    assert!(policy.count() >= 4, "{:#?}", page.complaints);
+}
+
+#[test]
 fn quantiles_in_the_page_are_those_of_the_histogram() {
     let proxy = Pointsman::start(&["http://127.0.0.1:9"], &["--workers", "1"]);
     let mut page = Browser::start("quantiles");
