@@ -60,8 +60,19 @@ impl Pointsman {
     /// The same, listening on `listen`.
     #[track_caller]
     pub fn start_on(listen: &[&str], upstreams: &[&str], arguments: &[&str]) -> Self {
+        Self::start_with_admin("127.0.0.1:0", listen, upstreams, arguments)
+    }
+
+    /// The same, with the admin interface at `admin`.
+    #[track_caller]
+    pub fn start_with_admin(
+        admin: &str,
+        listen: &[&str],
+        upstreams: &[&str],
+        arguments: &[&str],
+    ) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pointsman"));
-        command.arg("serve").args(["--admin", "127.0.0.1:0"]);
+        command.arg("serve").args(["--admin", admin]);
         listen
             .iter()
             .for_each(|l| _ = command.args(["--listen", l]));

@@ -651,7 +651,9 @@ fn the_admin_interface_is_read_only() {
             .expect("an open connection");
         client.read_answer(method == "HEAD").expect("an answer")
     };
-    for path in ["/metrics", "/workers", "/healthz", "/readyz", "/"] {
+    for path in [
+        "/metrics", "/workers", "/healthz", "/readyz", "/", "/page", "/page.js",
+    ] {
         for method in ["POST", "PUT", "DELETE", "PATCH"] {
             let answer = ask(method, path);
             assert_eq!(answer.status, 405, "{method} {path}: {answer:?}");

@@ -1,5 +1,8 @@
 //! The admin interface: what the cluster does now, over HTTP. Read-only; answered by the master's
-//! control runtime from the scoreboard, so a worker that hangs cannot keep it waiting.
+//! control runtime from the scoreboard, so a worker that hangs cannot keep it waiting. Browsers get a
+//! page that shows all of it.
+
+mod files;
 
 use std::{
     convert::Infallible,
@@ -14,8 +17,10 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::Incoming,
-    header::{ALLOW, CONTENT_TYPE},
+    header::{
+        ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, VARY,
+        X_CONTENT_TYPE_OPTIONS,
+    },
     server::conn::http1,
     service::service_fn,
 };
@@ -34,8 +39,10 @@ use super::{
     places::attend_each,
 };
 use crate::{
+    compare::Report,
     error::{Error, Result},
     metrics::ScoreboardCollector,
+    scoreboard::histogram::Snapshot,
     status::Status,
 };
 
@@ -147,37 +154,89 @@ async fn attend(stream: TcpStream, status: Status, registry: Registry) {
 
 type Answer = Response<Full<Bytes>>;
 
-fn answer(request: &Request<Incoming>, status: &Status, registry: &Registry) -> Answer {
-    if ![Method::GET, Method::HEAD].contains(request.method()) {
+/// What there is, for people who ask by hand.
+const LIST: &str = "\
+pointsman
+
+/metrics     for Prometheus
+/status      what the master says about itself
+/workers     who is in which seat
+/live        all counters, for whoever takes differences
+/comparison  the comparison that goes on, or the last one; /comparison?brief without its histograms
+/healthz     200 while the master answers
+/readyz      200 while at least one worker takes connections
+/page        all of this to look at, for browsers; they get it at / too
+";
+
+/// Answers a request; its body, if there is one, is nothing to us.
+fn answer<B>(request: &Request<B>, status: &Status, registry: &Registry) -> Answer {
+    let mut answer = if [Method::GET, Method::HEAD].contains(request.method()) {
+        route(request, status, registry)
+    } else {
         let mut refusal = text(
             StatusCode::METHOD_NOT_ALLOWED,
             "the admin interface is read-only\n",
         );
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        refusal.headers_mut().insert(ALLOW, allowed);
         refusal
-            .headers_mut()
-            .insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
-        return refusal;
-    }
-    match request.uri().path() {
+    };
+    let headers = answer.headers_mut();
+    // What a browser makes of an answer is ours to say; where somebody looks is nobody's business.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // What the cluster does now is never what it did.
+    headers
+        .entry(CACHE_CONTROL)
+        .or_insert(HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn route<B>(request: &Request<B>, status: &Status, registry: &Registry) -> Answer {
+    let path = request.uri().path();
+    match path {
         "/metrics" => metrics(registry),
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => readiness(status),
         "/workers" => json(&status.workers()),
         "/status" => json(&status.status()),
         "/live" => json(&status.live()),
+        "/comparison" if request.uri().query() == Some("brief") => {
+            json(&status.comparison().map(brief))
+        }
         "/comparison" => match status.comparison() {
             Some(comparison) => json(&comparison),
             None => text(StatusCode::NOT_FOUND, format!("{NOT_COMPARED}\n")),
         },
-        "/" => text(
-            StatusCode::OK,
-            "pointsman\n\n/metrics  /status  /workers  /live  /comparison  /healthz  /readyz\n",
-        ),
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "not here; try /metrics, /status, /workers, /live, /comparison, /healthz, /readyz\n",
-        ),
+        "/" => {
+            let mut answer = if files::is_for_a_browser(request.headers()) {
+                files::PAGE.answer(request.headers())
+            } else {
+                text(StatusCode::OK, LIST)
+            };
+            let by = HeaderValue::from_static("accept");
+            answer.headers_mut().insert(VARY, by);
+            answer
+        }
+        _ => match files::find(path) {
+            Some(file) => file.answer(request.headers()),
+            None => text(
+                StatusCode::NOT_FOUND,
+                "not here; / lists what there is: /metrics, /status, /workers, /live …\n",
+            ),
+        },
     }
+}
+
+/// A comparison for whoever asks for it again and again: its histograms and what was open when are left
+/// out, as nine tenths of it.
+fn brief(mut report: Report) -> Report {
+    for block in &mut report.comparison.blocks {
+        block.latency = Snapshot::default();
+        block.handoff = Snapshot::default();
+        block.open.clear();
+    }
+    report
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
@@ -187,7 +246,7 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 fn with_type(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
-    let value = hyper::header::HeaderValue::from_static(content_type);
+    let value = HeaderValue::from_static(content_type);
     response.headers_mut().insert(CONTENT_TYPE, value);
     response
 }
@@ -229,3 +288,6 @@ fn json(report: &impl Serialize) -> Answer {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;
