@@ -6,6 +6,7 @@ mod demo;
 mod drill;
 mod file;
 mod serve;
+mod top;
 
 use std::process::ExitCode;
 
@@ -22,7 +23,7 @@ Try it, with nothing to install or configure:
   pointsman serve --demo
 
 Exit codes: 0 stopped as asked, 1 something failed while running, 2 wrong usage,
-3 (of ctl) there is no master to talk to.")]
+3 (of ctl and top) there is no master to talk to.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -33,6 +34,7 @@ enum Command {
     Serve(Box<serve::Given>),
     Check(Box<check::Check>),
     Ctl(ctl::Ctl),
+    Top(top::Top),
     Drill(Box<drill::Drill>),
     DemoUpstream(demo::DemoUpstream),
 }
@@ -53,6 +55,7 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Serve(given) => serve::run(*given),
         Command::Check(check) => check.run(),
         Command::Ctl(ctl) => ctl.run(),
+        Command::Top(top) => top.run(),
         Command::Drill(drill) => drill.run(),
         Command::DemoUpstream(demo) => demo.run(),
     }

@@ -30,6 +30,7 @@ use super::{
     path::{Place, Probe, check_length, places, probe},
 };
 use crate::{
+    compare,
     error::{Error, Result},
     sys::{child::pidfd_open, readiness::watch},
 };
@@ -136,6 +137,14 @@ pub(crate) async fn workers(path: &Path) -> Result<WorkersReport> {
 /// As [`status`].
 pub(crate) async fn live(path: &Path) -> Result<LiveReport> {
     report(path, "/live").await
+}
+
+/// The comparison that the master at `path` makes, or made last.
+///
+/// # Errors
+/// As [`status`]; or it has made none.
+pub(crate) async fn comparison(path: &Path) -> Result<compare::Report> {
+    report(path, "/comparison").await
 }
 
 /// Tells the master at `path` to do `verb`, shows every line of its answer to `on_line`, and returns

@@ -1,6 +1,6 @@
 //! `pointsman ctl`: asks a running master, and tells it what to do.
 
-mod show;
+pub(super) mod show;
 
 use std::{
     io::{self, ErrorKind, Write},
