@@ -9,6 +9,7 @@ mod duration;
 mod file;
 mod load;
 mod serve;
+mod top;
 
 use std::process::ExitCode;
 
@@ -25,7 +26,7 @@ Try it, with nothing to install or configure:
   pointsman serve --demo
 
 Exit codes: 0 stopped as asked, 1 something failed while running, 2 wrong usage,
-3 (of ctl) there is no master to talk to.")]
+3 (of ctl and top) there is no master to talk to.")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -37,6 +38,7 @@ enum Command {
     Check(Box<check::Check>),
     Bench(Box<bench::Bench>),
     Ctl(ctl::Ctl),
+    Top(top::Top),
     Drill(Box<drill::Drill>),
     DemoUpstream(demo::DemoUpstream),
     #[command(hide = true)]
@@ -60,6 +62,7 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Check(check) => check.run(),
         Command::Bench(bench) => bench.run(),
         Command::Ctl(ctl) => ctl.run(),
+        Command::Top(top) => top.run(),
         Command::Drill(drill) => drill.run(),
         Command::DemoUpstream(demo) => demo.run(),
         Command::Load(load) => load.run(),

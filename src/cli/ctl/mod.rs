@@ -2,7 +2,7 @@
 
 mod compare;
 mod explain;
-mod show;
+pub(super) mod show;
 
 use std::{
     io::{self, ErrorKind, Write},

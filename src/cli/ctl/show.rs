@@ -139,7 +139,8 @@ fn remark(worker: &WorkerReport) -> String {
     remarks.join(", ")
 }
 
-pub(super) fn arm(mode: &str, policy: &str) -> String {
+/// `handoff, least-loaded`; the mode alone where it takes no policy.
+pub(in crate::cli) fn arm(mode: &str, policy: &str) -> String {
     match policy {
         "none" => mode.into(),
         policy => format!("{mode}, {policy}"),
@@ -151,7 +152,7 @@ fn count(n: u64, what: &str) -> String {
 }
 
 /// `4 s`, `12 min 4 s`, `3 h 12 min`, `2 d 3 h`: two units are enough for anybody.
-fn duration(seconds: f64) -> String {
+pub(in crate::cli) fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
     let units = [(86_400, "d"), (3600, "h"), (60, "min"), (1, "s")];
     let first = units
