@@ -200,17 +200,13 @@ fn every_arm_has_its_turn_and_nobody_notices() {
         );
     }
     assert_eq!((names.len(), blocks(&report).len()), (9, 18));
-    for arm in 0..9 {
+    for (arm, name) in names.iter().enumerate() {
         let of_arm: Vec<&Value> = blocks(&report).iter().filter(|b| b["arm"] == arm).collect();
         let rounds: Vec<_> = of_arm.iter().filter_map(|b| b["round"].as_u64()).collect();
-        assert_eq!(rounds, [1, 2], "{}", names[arm]);
+        assert_eq!(rounds, [1, 2], "{name}");
         let sum = |field: &str| of_arm.iter().filter_map(|b| b[field].as_u64()).sum::<u64>();
-        assert!(
-            sum("requests") > 0 && sum("connections") > 0,
-            "{}",
-            names[arm]
-        );
-        assert_eq!(sum("errors"), 0, "{}", names[arm]);
+        assert!(sum("requests") > 0 && sum("connections") > 0, "{name}");
+        assert_eq!(sum("errors"), 0, "{name}");
         for block in of_arm {
             assert!(block["used"]["cpu_ns"].as_u64() > Some(0), "{block}");
             assert_eq!(
