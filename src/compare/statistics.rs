@@ -10,7 +10,7 @@
 //! whatever the numbers were like. The percentile bootstrap falls to 78 for the plain mean, the bootstrap-t of the
 //! plain mean to 90, and Student's t to 83 where numbers are skewed. A fifth cut off at either end is as honest,
 //! but intervals are a tenth wider. With fewer than eight numbers too many of the resamples have no spread, and
-//! Student's t for trimmed means (Tukey and McLaughlin) takes over; `tests/statistics.rs` tries them all again.
+//! Student's t for trimmed means (Tukey and McLaughlin) takes over; `tests/statistics.rs` tries both again.
 
 use crate::random::Random;
 
