@@ -31,7 +31,12 @@ impl Random {
         ((self.next() >> 11) as f64 + 0.5) / STEPS
     }
 
-    /// A number below `bound`, or 0.
+    /// A time that has no memory, this long on average; nanoseconds.
+    pub fn exponential(&mut self, mean_ns: f64) -> u64 {
+        (-self.unit().ln() * mean_ns).round() as u64
+    }
+
+    /// A number below `bound`, or 0. The bias of the remainder is below anything that shows.
     pub fn below(&mut self, bound: usize) -> usize {
         match bound as u64 {
             0 => 0,

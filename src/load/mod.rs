@@ -10,7 +10,6 @@ mod check;
 pub mod driver;
 mod engine;
 mod plan;
-mod random;
 mod run;
 mod tally;
 

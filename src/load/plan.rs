@@ -3,8 +3,9 @@
 //! The plan is also the queue. An arrival stays in it until a client is free to send it, so a server
 //! that stands still costs no memory, and cannot move what is planned.
 
-use super::{Order, Scenario, random::Random};
+use super::{Order, Scenario};
 use crate::compare::Drive;
+use crate::random::Random;
 
 /// Between two bursts.
 const BURST_NS: f64 = 100e6;
