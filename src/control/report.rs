@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::scoreboard::histogram::Snapshot;
 
@@ -63,7 +63,8 @@ pub(crate) struct ListenerReport {
 /// What became of the last reload.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ReloadReport {
-    /// The configuration file, if there is one.
+    /// The configuration file, if there is one. What is no UTF-8 in its path is shown as U+FFFD.
+    #[serde(serialize_with = "lossily")]
     pub(crate) file: Option<PathBuf>,
     /// Reloads asked for, the failed ones included.
     pub(crate) count: u64,
@@ -71,6 +72,12 @@ pub(crate) struct ReloadReport {
     pub(crate) successful: bool,
     /// Why not.
     pub(crate) error: Option<String>,
+}
+
+/// A path for people to read: a report must not fail by a name.
+fn lossily<S: Serializer>(file: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    let shown = file.as_ref().map(|path| path.display().to_string());
+    shown.serialize(to)
 }
 
 /// `GET /workers`.

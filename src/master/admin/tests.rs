@@ -166,14 +166,24 @@ fn the_page_is_sent_once_to_those_who_keep_it() {
 }
 
 #[test]
-fn a_report_that_cannot_be_written_is_an_error_and_not_a_lie() {
+fn a_file_whose_name_is_no_text_does_not_spoil_the_report() {
     use std::os::unix::ffi::OsStringExt;
     let status = cluster();
     status.lock().reload = ReloadReport {
         file: Some(PathBuf::from(std::ffi::OsString::from_vec(vec![0xff]))),
         ..ReloadReport::default()
     };
-    assert_eq!(get(&status, "/live", "*/*").status(), 500);
+    for path in ["/live", "/status"] {
+        let answer = get(&status, path, "*/*");
+        assert_eq!(answer.status(), 200);
+        assert!(body(answer).contains('\u{fffd}'));
+    }
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_an_error_and_not_a_lie() {
+    let no_text_for_a_key = std::collections::BTreeMap::from([([1], 2)]);
+    assert_eq!(json(&no_text_for_a_key).status(), 500);
 }
 
 #[test]
