@@ -157,6 +157,19 @@ impl Asking {
     }
 }
 
+/// The same with fractions to nine digits: those behind may change when a number is read and written again.
+fn rounded(mut value: Value) -> Value {
+    match &mut value {
+        Value::Number(n) if n.is_f64() => {
+            value = format!("{:.8e}", n.as_f64().expect("it is one")).into();
+        }
+        Value::Array(all) => all.iter_mut().for_each(|v| *v = rounded(v.take())),
+        Value::Object(all) => all.values_mut().for_each(|v| *v = rounded(v.take())),
+        _ => {}
+    }
+    value
+}
+
 #[test]
 fn every_arm_has_its_turn_and_nobody_notices() {
     let (place, demo) = (Place::new("turns"), Demo::start("a"));
@@ -218,23 +231,25 @@ fn every_arm_has_its_turn_and_nobody_notices() {
                 Some(2)
             );
             let share = block["own_share"].as_f64().expect("a number");
-            assert!(
-                (0.0..1.0).contains(&share),
-                "others' connections are kept: {share}"
-            );
+            // What keeps its connection was dispatched by the base, before anything began.
+            let most = if arm < 2 { 1.0 } else { 0.999 };
+            assert!((0.0..=most).contains(&share), "{}: {share}", names[arm]);
         }
     }
     assert_eq!(report["summary"]["arms"].as_array().map(Vec::len), Some(9));
 
     assert_eq!(mode(&place), "handoff/least-loaded");
     assert!(traffic.end() > 0);
-    assert_eq!(comparison(&proxy), Some(report.clone()));
+    assert_eq!(
+        comparison(&proxy).map(rounded),
+        Some(rounded(report.clone()))
+    );
     for asked in [
         &["--json", "comparison"][..],
         &["compare", "show", "--json"],
     ] {
         let shown: Value = serde_json::from_str(&place.works(asked)).expect("JSON");
-        assert_eq!(shown, report);
+        assert_eq!(rounded(shown), rounded(report.clone()));
     }
     let table = place.works(&["compare", "show"]);
     for arm in Arm::ALL {

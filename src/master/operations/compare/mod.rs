@@ -100,8 +100,6 @@ impl Supervisor {
         });
         let back = self.put_back(before).await;
         let outcome = self.conclude(&course, end).await;
-        self.state.borrow_mut().comparing = None;
-        self.changed.notify_waiters();
         if self.status.lock().stopping {
             return outcome;
         }
