@@ -338,7 +338,7 @@ async fn judged(comparison: Comparison) -> Result<Report> {
 /// `41 s`, `12 min`.
 fn in_words(left: Duration) -> String {
     match left.as_secs() {
-        0..100 => format!("{:.0} s", left.as_secs_f64()),
+        0..100 => format!("{:.0} s", left.as_secs_f64().ceil()),
         seconds => format!("{} min", seconds.div_ceil(60)),
     }
 }
