@@ -594,9 +594,13 @@ fn nonsense_is_refused_and_changes_nothing() {
     let (place, demo) = (Place::new("nonsense"), Demo::start("a"));
     let proxy = place.start(&demo.url(), &["--workers", "1"]);
     for (arguments, code, why) in [
-        (&["--arms", "fast"][..], 2, "unknown mode 'fast'"),
-        (&["--arms", ""], 2, "unknown mode ''"),
-        (&["--arms", "shared/round-robin"], 2, "has no say"),
+        (&["--arms", "fast"][..], 2, "unknown arm 'fast'"),
+        (&["--arms", ""], 2, "unknown arm ''"),
+        (
+            &["--arms", "shared/round-robin"],
+            2,
+            "unknown arm 'shared/round-robin'",
+        ),
         (&["--arms", "shared,shared"], 2, "named twice"),
         (&["--block", "10"], 2, "unit"),
         (&["--block", "10ms"], 2, "100 ms"),
@@ -616,7 +620,7 @@ fn nonsense_is_refused_and_changes_nothing() {
     }
     // Others may ask without our `ctl`.
     for (body, why) in [
-        (r#"{"arms":["fast"]}"#, "unknown mode"),
+        (r#"{"arms":["fast"]}"#, "unknown arm"),
         (r#"{"arms":"shared"}"#, "compare:"),
         (r#"{"rounds":0}"#, "one at least"),
         (r#"{"block":"10s"}"#, "unknown field `block`"),

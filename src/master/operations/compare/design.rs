@@ -137,6 +137,8 @@ mod tests {
         let names: Vec<&str> = arms.iter().map(|arm| arm.name.as_str()).collect();
         assert_eq!(names, ["shared", "shared, again", "hybrid/least-loaded"]);
         assert_eq!(arms[1].twin_of, Some(0));
+        let lines = "mode = \"hybrid\"\npolicy = \"least-loaded\"\n";
+        assert_eq!(arms[2].configuration.as_deref(), Some(lines));
         let design = Design::of(named(&["shared", "reuseport"]), in_force, no_reuseport);
         assert!(design.is_err_and(|error| error.to_string().contains("one listener")));
     }
