@@ -551,7 +551,6 @@ fn the_guard_ends_it_when_answers_take_longer() {
 fn a_worker_that_dies_meanwhile_is_replaced_and_the_comparison_goes_on() {
     let (place, demo) = (Place::new("dies"), Demo::start("a"));
     let proxy = place.start(&demo.url(), &["--workers", "2"]);
-    let traffic = Traffic::start(proxy.address(), 0, 0, is_fine);
     let flags = ["--no-wait", "compare", "--arms", "shared,handoff,reuseport"];
     let length = ["--block", "150ms", "--rounds", "10"];
     place.works(&[&flags[..], &length, &LENIENT].concat());
@@ -570,7 +569,6 @@ fn a_worker_that_dies_meanwhile_is_replaced_and_the_comparison_goes_on() {
     for _ in 0..20 {
         assert_eq!(crate::harness::get(proxy.address(), "/").status, 200);
     }
-    traffic.end();
 }
 
 #[test]
