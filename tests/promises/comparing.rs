@@ -210,17 +210,13 @@ fn every_arm_has_its_turn_and_nobody_notices() {
         );
     }
     assert_eq!((names.len(), blocks(&report).len()), (9, 18));
-    for arm in 0..9 {
+    for (arm, name) in names.iter().enumerate() {
         let of_arm: Vec<&Value> = blocks(&report).iter().filter(|b| b["arm"] == arm).collect();
         let rounds: Vec<_> = of_arm.iter().filter_map(|b| b["round"].as_u64()).collect();
-        assert_eq!(rounds, [1, 2], "{}", names[arm]);
+        assert_eq!(rounds, [1, 2], "{name}");
         let sum = |field: &str| of_arm.iter().filter_map(|b| b[field].as_u64()).sum::<u64>();
-        assert!(
-            sum("requests") > 0 && sum("connections") > 0,
-            "{}",
-            names[arm]
-        );
-        assert_eq!(sum("errors"), 0, "{}", names[arm]);
+        assert!(sum("requests") > 0 && sum("connections") > 0, "{name}");
+        assert_eq!(sum("errors"), 0, "{name}");
         for block in of_arm {
             assert!(block["used"]["cpu_ns"].as_u64() > Some(0), "{block}");
             assert_eq!(
@@ -230,7 +226,7 @@ fn every_arm_has_its_turn_and_nobody_notices() {
             let share = block["own_share"].as_f64().expect("a number");
             // What keeps its connection was dispatched by the base, before anything began.
             let most = if arm < 2 { 1.0 } else { 0.999 };
-            assert!((0.0..=most).contains(&share), "{}: {share}", names[arm]);
+            assert!((0.0..=most).contains(&share), "{name}: {share}");
         }
     }
     assert_eq!(report["summary"]["arms"].as_array().map(Vec::len), Some(9));
