@@ -235,7 +235,6 @@ impl<T: FnMut(&Progress)> Course<'_, T> {
         let before = arena.look(arm).await?;
         let root = arena.root(arm);
         let tree = processes::tree(root)?;
-        let tree: Vec<i32> = tree.iter().map(|process| process.pid).collect();
         let mut load = Load::start(&self.plan.program, &order, self.load_cores())?;
         load.begun().await?;
         let earlier = Snapshot::of(root, &tree)?;

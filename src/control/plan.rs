@@ -148,8 +148,8 @@ mod tests {
         };
         assert_eq!(ComparePlan::default().check().expect("sense"), []);
         for (plan, why) in [
-            (with(|p| p.arms = vec!["fast".into()]), "unknown mode"),
-            (with(|p| p.arms = vec!["".into()]), "unknown mode"),
+            (with(|p| p.arms = vec!["fast".into()]), "unknown arm"),
+            (with(|p| p.arms = vec!["".into()]), "unknown arm"),
             (
                 with(|p| p.arms = vec!["shared".into(), "shared".into()]),
                 "named twice",

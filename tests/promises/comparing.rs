@@ -157,20 +157,33 @@ impl Asking {
     }
 }
 
+/// The same with fractions to nine digits: those behind may change when a number is read and written again.
+fn rounded(mut value: Value) -> Value {
+    match &mut value {
+        Value::Number(n) if n.is_f64() => {
+            value = format!("{:.8e}", n.as_f64().expect("it is one")).into();
+        }
+        Value::Array(all) => all.iter_mut().for_each(|v| *v = rounded(v.take())),
+        Value::Object(all) => all.values_mut().for_each(|v| *v = rounded(v.take())),
+        _ => {}
+    }
+    value
+}
+
 #[test]
 fn every_arm_has_its_turn_and_nobody_notices() {
     let (place, demo) = (Place::new("turns"), Demo::start("a"));
     let proxy = place.start(&demo.url(), &["--workers", "2"]);
+    let quiet = || (descriptors(proxy.pid()), children(proxy.pid()).len());
+    let before = quiet();
     assert_eq!(proxy.admin("/comparison").status, 404);
     assert!(
         place
             .refuses(&["compare", "show"])
             .contains("nothing has been compared")
     );
-    let traffic = Traffic::start(proxy.address(), 3, 2, is_fine);
     let pids = proxy.worker_pids();
-    let quiet = || (descriptors(proxy.pid()), children(proxy.pid()).len());
-    let before = quiet();
+    let traffic = Traffic::start(proxy.address(), 3, 2, is_fine);
 
     let flags = ["--json", "compare", "--block", "200ms", "--rounds", "2"];
     let asking = Asking::begin(&place, &[&flags[..], &LENIENT].concat());
@@ -187,11 +200,8 @@ fn every_arm_has_its_turn_and_nobody_notices() {
     assert_eq!(ending(&report), "complete");
     let arms = report["comparison"]["arms"].as_array().expect("a list");
     let names: Vec<&str> = arms.iter().filter_map(|arm| arm["name"].as_str()).collect();
-    assert_eq!(
-        names[..2],
-        ["handoff/least-loaded"; 2],
-        "the base and its twin"
-    );
+    let base = ["handoff/least-loaded", "handoff/least-loaded, again"];
+    assert_eq!(names[..2], base, "the base and its twin");
     assert_eq!(arms[1]["twin_of"], 0);
     for arm in Arm::ALL {
         assert!(
@@ -214,23 +224,25 @@ fn every_arm_has_its_turn_and_nobody_notices() {
                 Some(2)
             );
             let share = block["own_share"].as_f64().expect("a number");
-            assert!(
-                (0.0..1.0).contains(&share),
-                "others' connections are kept: {share}"
-            );
+            // What keeps its connection was dispatched by the base, before anything began.
+            let most = if arm < 2 { 1.0 } else { 0.999 };
+            assert!((0.0..=most).contains(&share), "{name}: {share}");
         }
     }
     assert_eq!(report["summary"]["arms"].as_array().map(Vec::len), Some(9));
 
     assert_eq!(mode(&place), "handoff/least-loaded");
     assert!(traffic.end() > 0);
-    assert_eq!(comparison(&proxy), Some(report.clone()));
+    assert_eq!(
+        comparison(&proxy).map(rounded),
+        Some(rounded(report.clone()))
+    );
     for asked in [
         &["--json", "comparison"][..],
         &["compare", "show", "--json"],
     ] {
         let shown: Value = serde_json::from_str(&place.works(asked)).expect("JSON");
-        assert_eq!(shown, report);
+        assert_eq!(rounded(shown), rounded(report.clone()));
     }
     let table = place.works(&["compare", "show"]);
     for arm in Arm::ALL {
@@ -238,7 +250,10 @@ fn every_arm_has_its_turn_and_nobody_notices() {
     }
     assert_eq!(proxy.worker_pids(), pids);
     assert_eq!(proxy.metric("pointsman_connections_lost_total", &[]), 0.0);
-    until("nothing is left behind", || is_true(quiet() == before));
+    until("nothing is left behind", || {
+        let after = quiet();
+        is_true(after.0 <= before.0 && after.1 == before.1)
+    });
 }
 
 #[test]
@@ -532,7 +547,6 @@ fn the_guard_ends_it_when_answers_take_longer() {
 fn a_worker_that_dies_meanwhile_is_replaced_and_the_comparison_goes_on() {
     let (place, demo) = (Place::new("dies"), Demo::start("a"));
     let proxy = place.start(&demo.url(), &["--workers", "2"]);
-    let traffic = Traffic::start(proxy.address(), 0, 0, is_fine);
     let flags = ["--no-wait", "compare", "--arms", "shared,handoff,reuseport"];
     let length = ["--block", "150ms", "--rounds", "10"];
     place.works(&[&flags[..], &length, &LENIENT].concat());
@@ -551,7 +565,6 @@ fn a_worker_that_dies_meanwhile_is_replaced_and_the_comparison_goes_on() {
     for _ in 0..20 {
         assert_eq!(crate::harness::get(proxy.address(), "/").status, 200);
     }
-    traffic.end();
 }
 
 #[test]
@@ -575,9 +588,13 @@ fn nonsense_is_refused_and_changes_nothing() {
     let (place, demo) = (Place::new("nonsense"), Demo::start("a"));
     let proxy = place.start(&demo.url(), &["--workers", "1"]);
     for (arguments, code, why) in [
-        (&["--arms", "fast"][..], 2, "unknown mode 'fast'"),
-        (&["--arms", ""], 2, "unknown mode ''"),
-        (&["--arms", "shared/round-robin"], 2, "has no say"),
+        (&["--arms", "fast"][..], 2, "unknown arm 'fast'"),
+        (&["--arms", ""], 2, "unknown arm ''"),
+        (
+            &["--arms", "shared/round-robin"],
+            2,
+            "unknown arm 'shared/round-robin'",
+        ),
         (&["--arms", "shared,shared"], 2, "named twice"),
         (&["--block", "10"], 2, "unit"),
         (&["--block", "10ms"], 2, "100 ms"),
@@ -597,7 +614,7 @@ fn nonsense_is_refused_and_changes_nothing() {
     }
     // Others may ask without our `ctl`.
     for (body, why) in [
-        (r#"{"arms":["fast"]}"#, "unknown mode"),
+        (r#"{"arms":["fast"]}"#, "unknown arm"),
         (r#"{"arms":"shared"}"#, "compare:"),
         (r#"{"rounds":0}"#, "one at least"),
         (r#"{"block":"10s"}"#, "unknown field `block`"),

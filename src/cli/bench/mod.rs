@@ -14,6 +14,7 @@ use crate::{
     Arm, Mode,
     bench::{self, Extent, Loops, OwnPlan, Plan, Planted},
     config::{Address, Endpoint, usable_cores},
+    dispatch::name::UnknownName,
     error::{Error, Result},
     load::Scenario,
     scoreboard::MAX_WORKERS,
@@ -228,7 +229,9 @@ impl FromStr for Plant {
     fn from_str(text: &str) -> Result<Self, String> {
         let (arm, us) = text.split_once('=').ok_or("want ARM=MICROSECONDS")?;
         Ok(Self {
-            arm: arm.parse()?,
+            arm: arm
+                .parse()
+                .map_err(|error: UnknownName| error.to_string())?,
             us: us
                 .parse()
                 .ok()

@@ -372,7 +372,7 @@ mod tests {
             ("ctl mode fast", "known: handoff"),
             ("ctl mode hybrid fast", "known: round-robin"),
             ("ctl compare --arms shared,fast", "known: handoff"),
-            ("ctl compare --arms reuseport/round-robin", "no say"),
+            ("ctl compare --arms reuseport/round-robin", "unknown arm"),
             ("ctl compare --block 10", "unit"),
             ("ctl compare --rounds many", "invalid"),
             ("ctl compare --rounds 3 stop", "cannot be used with"),

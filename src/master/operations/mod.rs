@@ -150,6 +150,7 @@ impl Supervisor {
         status.operation = None;
         status.last_failure = outcome.as_ref().err().map(ToString::to_string);
         drop(status);
+        self.state.borrow_mut().comparing = None;
         self.changed.notify_waiters();
         self.notify_ready();
         for asked in self.state.borrow_mut().later.drain(..) {

@@ -75,7 +75,10 @@ impl Design {
     /// The comparison, of which nothing is measured yet.
     pub(super) fn comparison(&self, workers: u16, circumstances: Circumstances) -> Comparison {
         let arms = self.arms.iter().enumerate().map(|(i, arm)| compare::Arm {
-            name: arm.to_string(),
+            name: match i {
+                1 => format!("{arm}, again"),
+                _ => arm.to_string(),
+            },
             twin_of: (i == 1).then_some(0),
             configuration: Some(arm.configuration()),
         });
@@ -127,6 +130,15 @@ mod tests {
         let design = Design::of(named(&["hybrid", "shared"]), in_force, no_reuseport);
         let names = design.expect("sense").arms;
         assert_eq!(names, [Arm::ALL[4], Arm::ALL[4], Arm::ALL[6]]);
+        let arms = Design::of(named(&["shared", "hybrid"]), in_force, no_reuseport)
+            .expect("sense")
+            .comparison(2, Circumstances::default())
+            .arms;
+        let names: Vec<&str> = arms.iter().map(|arm| arm.name.as_str()).collect();
+        assert_eq!(names, ["shared", "shared, again", "hybrid/least-loaded"]);
+        assert_eq!(arms[1].twin_of, Some(0));
+        let lines = "mode = \"hybrid\"\npolicy = \"least-loaded\"\n";
+        assert_eq!(arms[2].configuration.as_deref(), Some(lines));
         let design = Design::of(named(&["shared", "reuseport"]), in_force, no_reuseport);
         assert!(design.is_err_and(|error| error.to_string().contains("one listener")));
     }

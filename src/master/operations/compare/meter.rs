@@ -164,8 +164,8 @@ fn used(status: &Status) -> Result<processes::Snapshot> {
     let known = status.lock();
     pids.extend(known.seats.values().flat_map(|seat| &seat.pids));
     drop(known);
-    pids.dedup();
-    processes::Snapshot::of(master, &pids)
+    let ours: Vec<_> = pids.into_iter().filter_map(processes::process).collect();
+    processes::Snapshot::of(master, &ours)
 }
 
 /// Open connections of each worker that takes some, in the order of their seats.

@@ -100,8 +100,6 @@ impl Supervisor {
         });
         let back = self.put_back(before).await;
         let outcome = self.conclude(&course, end).await;
-        self.state.borrow_mut().comparing = None;
-        self.changed.notify_waiters();
         if self.status.lock().stopping {
             return outcome;
         }
@@ -340,7 +338,7 @@ async fn judged(comparison: Comparison) -> Result<Report> {
 /// `41 s`, `12 min`.
 fn in_words(left: Duration) -> String {
     match left.as_secs() {
-        0..100 => format!("{:.0} s", left.as_secs_f64()),
+        0..100 => format!("{:.0} s", left.as_secs_f64().ceil()),
         seconds => format!("{} min", seconds.div_ceil(60)),
     }
 }
