@@ -155,7 +155,7 @@ fn shadows_can_be_switched_off_and_on_by_a_reload() {
     configure("maybe");
     let why = place.refuses(&["reload"]);
     assert!(
-        why.contains("'maybe' is neither on nor off") && why.contains("line 4"),
+        why.contains("'maybe' is neither on nor off") && why.contains(".toml:4:"),
         "{why}"
     );
 }
