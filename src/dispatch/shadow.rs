@@ -175,7 +175,7 @@ impl Shadows {
             Shadow::RoundRobin => self.round_robin.pick(candidates),
             Shadow::LeastLoaded => {
                 let loads = &self.loads;
-                let load = |i: usize| loads.get(i).copied().unwrap_or(0);
+                let load = |i: usize, _: &Candidate| loads.get(i).copied().unwrap_or(0);
                 self.least_loaded.pick_by(candidates, load)
             }
             Shadow::RemoteAddress => self.remote_address.pick(peer.ip(), candidates),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nix::sys::signal::Signal::SIGKILL;
 
-use crate::harness::{Client, Demo, Pointsman, is_true, kill, place::Place, until};
+use crate::harness::{Client, Demo, Pointsman, is_true, kill, place::Place, resume, stop, until};
 
 const RULES: [&str; 4] = [
     "round-robin",
@@ -111,6 +111,28 @@ fn what_dies_with_a_worker_leaves_every_shadow() {
 }
 
 #[test]
+fn a_connection_that_goes_to_a_second_worker_is_counted_once() {
+    let (place, demo) = (Place::new("second"), Demo::start("one"));
+    let flags = ["--workers", "2", "--policy", "round-robin"];
+    let proxy = place.start(&demo.url(), &flags);
+    let stuck = proxy.worker_pids()[0];
+    stop(stuck);
+    // Some of them are given to the worker that stands still, and then to the other.
+    let held = hold(&proxy, 20);
+    let report = explained(&place, 256);
+    let decisions = report["decisions"].as_array().expect("a list");
+    let again = decisions.iter().filter(|d| d["redispatched"] == true);
+    let again = again.count();
+    assert!(again > 0);
+    assert_eq!(decisions.len(), 20 + again);
+    resume(stuck);
+    until("it moves again", || is_true(proxy.state(0) == "ready"));
+    settled(&proxy, 20);
+    drop(held);
+    settled(&proxy, 0);
+}
+
+#[test]
 fn no_shadow_is_shown_where_the_master_does_not_see_every_connection() {
     let (place, demo) = (Place::new("shadows"), Demo::start("one"));
     let proxy = place.start(&demo.url(), &["--workers", "2", "--mode", "reuseport"]);
@@ -155,7 +177,7 @@ fn shadows_can_be_switched_off_and_on_by_a_reload() {
     configure("maybe");
     let why = place.refuses(&["reload"]);
     assert!(
-        why.contains("'maybe' is neither on nor off") && why.contains("line 4"),
+        why.contains("'maybe' is neither on nor off") && why.contains(".toml:4:"),
         "{why}"
     );
 }

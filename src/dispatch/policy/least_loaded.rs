@@ -15,15 +15,15 @@ impl LeastLoaded {
     /// The index of the ready candidate with the smallest load. `candidates` are in ascending order
     /// of seat.
     pub fn pick(&mut self, candidates: &[Candidate]) -> Option<usize> {
-        self.pick_by(candidates, |i| candidates[i].load)
+        self.pick_by(candidates, |_, c| c.load)
     }
 
-    /// The same, where the load of a candidate is what `load` says of its index.
+    /// The same, where the load of a candidate is what `load` says of it and its index.
     #[inline]
     pub fn pick_by(
         &mut self,
         candidates: &[Candidate],
-        load: impl Fn(usize) -> u32,
+        load: impl Fn(usize, &Candidate) -> u32,
     ) -> Option<usize> {
         let turn = candidates.partition_point(|c| c.seat < self.next);
         let (before, after) = candidates.split_at(turn);
@@ -31,9 +31,9 @@ impl LeastLoaded {
             part.iter()
                 .enumerate()
                 .filter(|(_, c)| c.ready)
-                .map(|(i, _)| (load(base + i), base + i))
                 // Of equals, `min_by_key` keeps the first.
-                .min_by_key(|(load, _)| *load)
+                .min_by_key(|(i, c)| load(base + i, c))
+                .map(|(i, c)| (load(base + i, c), base + i))
         };
         let picked = match (least(turn, after), least(0, before)) {
             (Some((a, i)), Some((b, j))) => Some(if b < a { j } else { i }),

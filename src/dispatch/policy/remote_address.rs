@@ -95,13 +95,28 @@ impl RemoteAddress {
     pub(super) fn weight(&self, peer: IpAddr) -> impl Fn(u16) -> u64 + use<> {
         let key = self.prefixes.key(peer);
         let client = mix((key >> 64) as u64 ^ mix(key as u64));
-        move |seat| mix(client ^ mix(u64::from(seat) + 1))
+        move |seat| {
+            let salt = SALTS.get(usize::from(seat)).copied();
+            mix(client ^ salt.unwrap_or_else(|| mix(u64::from(seat) + 1)))
+        }
     }
 }
 
+/// What each seat brings to a score: half of the work, done once. Higher seats than there are in one
+/// cluster are still scored.
+static SALTS: [u64; 256] = {
+    let mut salts = [0; 256];
+    let mut seat = 0;
+    while seat < salts.len() {
+        salts[seat] = mix(seat as u64 + 1);
+        seat += 1;
+    }
+    salts
+};
+
 /// The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection in which every
 /// input bit moves every output bit with about even odds.
-fn mix(mut x: u64) -> u64 {
+const fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
