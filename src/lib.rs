@@ -29,6 +29,7 @@
 //! | `demo` | the demo upstream, a process of its own |
 //! | `rig` | a cluster seen from outside |
 //! | `drill` | faults on purpose, and what clients saw |
+//! | `bench` | arms in turn, under load of our own |
 //! | `cli` | the command line |
 //!
 //! `ARCHITECTURE.md` follows a connection through them.
@@ -82,6 +83,9 @@ pub mod demo;
 mod rig;
 
 mod drill;
+
+#[doc(hidden)]
+pub mod bench;
 
 #[doc(hidden)]
 pub mod cli;

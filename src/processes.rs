@@ -64,8 +64,17 @@ impl Snapshot {
     /// # Errors
     /// There is no such process, or `/proc` is not as it should be.
     pub fn take(root: i32) -> Result<Self> {
+        Self::of(root, &tree(root)?)
+    }
+
+    /// The same of a tree that is known already: quicker by the time that it takes to look at every process
+    /// of the machine.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn of(root: i32, tree: &[Process]) -> Result<Self> {
         let mut threads = HashMap::new();
-        for process in tree(root)? {
+        for process in tree {
             let tasks = match fs::read_dir(format!("/proc/{}/task", process.pid)) {
                 Ok(tasks) => tasks,
                 Err(_) if process.pid != root => continue,

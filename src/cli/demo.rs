@@ -31,8 +31,8 @@ use crate::{
     },
 };
 
-/// Run one demo upstream: an ordinary HTTP app with /, /slow?ms=, /bytes?n=, /echo, /hash, /headers,
-/// /status?code= and a WebSocket echo at /ws.
+/// Run one demo upstream: an ordinary HTTP app with /, /slow?ms=, /spin?us=, /bytes?n=, /echo, /hash,
+/// /headers, /status?code= and a WebSocket echo at /ws.
 #[derive(Debug, Args)]
 pub(super) struct DemoUpstream {
     /// Address to listen on; port 0 takes any free port.

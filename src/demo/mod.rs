@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `GET /` | `hello from <name>`, or a page where `Accept` has `text/html` |
 //! | `/slow?ms=N` | a line, after N ms (at most 60000) |
+//! | `/spin?us=N` | as `/`, after N µs (at most 100000) in which nobody else is answered |
 //! | `GET /bytes?n=N[&chunked=1]` | N bytes (at most 1 GiB) of [`pattern_byte`] |
 //! | `/echo` | the request body, as it comes |
 //! | `POST /hash` | `{"bytes":N,"fnv1a64":"…"}` of the request body |

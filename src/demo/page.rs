@@ -33,6 +33,7 @@ const FIELDS: &str = r#"</strong>. Reload to see who answers next.</p>
 const BOTTOM: &str = r#"<h2>Other routes</h2>
 <ul>
   <li><a href="slow?ms=500"><code>/slow?ms=500</code></a>: answers after half a second
+  <li><a href="spin?us=500"><code>/spin?us=500</code></a>: answers after half a millisecond of hard work
   <li><a href="bytes?n=65536"><code>/bytes?n=65536</code></a>: 64 KiB of a pattern (<a href="bytes?n=65536&amp;chunked=1">chunked</a>)
   <li><a href="headers"><code>/headers</code></a>: your request as it arrived here
   <li><a href="status?code=503"><code>/status?code=503</code></a>: any status you like

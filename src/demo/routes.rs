@@ -1,7 +1,7 @@
 //! Routing, and the routes that need no file of their own.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -19,12 +19,15 @@ use super::{App, page, query, websocket};
 /// The longest `/slow` will wait, in milliseconds.
 const SLOW_MAX: u64 = 60_000;
 
+/// The longest `/spin` will keep the core busy, in microseconds.
+const SPIN_MAX: u64 = 100_000;
+
 /// The most `/bytes` will send.
 const BYTES_MAX: u64 = 1 << 30;
 
 /// What a 404 tells.
-const ROUTES: &str = "no such route; there are / /slow?ms=N /bytes?n=N[&chunked=1] /echo /hash \
-                      /headers /status?code=N[&body=TEXT] /ws\n";
+const ROUTES: &str = "no such route; there are / /slow?ms=N /spin?us=N /bytes?n=N[&chunked=1] \
+                      /echo /hash /headers /status?code=N[&body=TEXT] /ws\n";
 
 const X_UPSTREAM: HeaderName = HeaderName::from_static("x-upstream");
 
@@ -48,6 +51,7 @@ async fn route(app: Arc<App>, request: Request<Incoming>) -> Response<Body> {
     match request.uri().path() {
         "/" if reads(request.method()) => root(&app, request.headers()),
         "/slow" => slow(&app, request).await,
+        "/spin" => spin(&app, request).await,
         "/bytes" if reads(request.method()) => bytes(request.uri().query()),
         "/echo" => echo(request),
         "/hash" if [Method::POST, Method::PUT].contains(request.method()) => {
@@ -123,6 +127,23 @@ async fn slow(app: &App, request: Request<Incoming>) -> Response<Body> {
     }
     tokio::time::sleep(Duration::from_millis(ms)).await;
     plain(StatusCode::OK, format!("{} took {ms} ms\n", app.name))
+}
+
+/// Keeps the core busy instead of waiting: a timer's millisecond would be far too coarse, and work that an
+/// upstream has to do takes the core from others too.
+async fn spin(app: &App, request: Request<Incoming>) -> Response<Body> {
+    let us = match query::number(request.uri().query(), "us", 0..=SPIN_MAX) {
+        Ok(us) => us,
+        Err(line) => return bad_request(line),
+    };
+    if let Err(response) = drain(request.into_body()).await {
+        return response;
+    }
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_micros(us) {
+        std::hint::spin_loop();
+    }
+    plain(StatusCode::OK, app.hello.clone())
 }
 
 fn bytes(query: Option<&str>) -> Response<Body> {

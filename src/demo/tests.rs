@@ -213,7 +213,13 @@ async fn the_root_is_a_page_for_a_browser() {
     assert!(page.contains("&lt;b&gt;192.0.2.1&lt;/b&gt;"));
     assert!(page.contains("x-forwarded-proto"));
     assert!(!page.contains("<b>") && !page.contains("unshown"));
-    for route in ["slow?ms=", "bytes?n=", "headers", "status?code="] {
+    for route in [
+        "slow?ms=",
+        "spin?us=",
+        "bytes?n=",
+        "headers",
+        "status?code=",
+    ] {
         assert!(page.contains(&format!("href=\"{route}")), "{route}");
     }
 }
@@ -227,6 +233,21 @@ async fn slow_takes_its_time() {
     assert_eq!(answer.text(), "one took 60 ms\n");
     for bad in ["/slow", "/slow?ms=60001", "/slow?ms=-1", "/slow?ms=soon"] {
         demo.get(bad).await.is_refused("ms: want a whole number");
+    }
+}
+
+#[tokio::test]
+async fn spin_keeps_everybody_waiting() {
+    let demo = Demo::start().await;
+    let begun = Instant::now();
+    let (first, second) = tokio::join!(demo.get("/spin?us=50000"), demo.get("/spin?us=50000"));
+    // One after the other: what spins does not yield.
+    assert!(begun.elapsed() >= Duration::from_millis(100));
+    for answer in [first, second, demo.get("/spin?us=0").await] {
+        assert_eq!(answer.text(), "hello from one\n");
+    }
+    for bad in ["/spin", "/spin?us=100001", "/spin?us=-1"] {
+        demo.get(bad).await.is_refused("us: want a whole number");
     }
 }
 
@@ -260,6 +281,7 @@ async fn head_is_answered_everywhere() {
     for target in [
         "/",
         "/slow?ms=0",
+        "/spin?us=0",
         "/slow?ms=x",
         "/bytes?n=0",
         "/bytes?n=1073741824x",
@@ -425,6 +447,7 @@ async fn an_unknown_route_lists_the_known() {
     assert_eq!(answer.text().lines().count(), 1);
     for route in [
         "/slow?ms=N",
+        "/spin?us=N",
         "/bytes?n=N",
         "/echo",
         "/hash",

@@ -109,6 +109,18 @@ impl Arm {
         },
     ];
 
+    /// Their names, in the same order.
+    const NAMES: [&str; 8] = [
+        "handoff/round-robin",
+        "handoff/least-loaded",
+        "handoff/remote-address",
+        "hybrid/round-robin",
+        "hybrid/least-loaded",
+        "hybrid/remote-address",
+        "shared",
+        "reuseport",
+    ];
+
     const fn with(mode: Mode, policy: Policy) -> Self {
         Self {
             mode,
@@ -165,10 +177,24 @@ impl Arm {
 
 impl fmt::Display for Arm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.policy {
-            Some(policy) => write!(f, "{}/{policy}", self.mode),
-            None => write!(f, "{}", self.mode),
+        f.write_str(Self::NAMES[self.index()])
+    }
+}
+
+impl FromStr for Arm {
+    type Err = UnknownName;
+
+    /// Reads what [`Display`](fmt::Display) writes, also with a colon (`handoff:least-loaded`), and a mode alone
+    /// for that mode with its usual policy.
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        if let Ok(Ok(arm)) = text.parse().map(|mode| Self::new(mode, None)) {
+            return Ok(arm);
         }
+        let name = text.replacen(':', "/", 1);
+        let index = Self::NAMES.iter().position(|known| *known == name);
+        index
+            .and_then(Self::from_index)
+            .ok_or_else(|| UnknownName::new("arm", text, Self::NAMES))
     }
 }
 
@@ -182,6 +208,12 @@ mod tests {
             assert_eq!(arm.index(), i);
             assert_eq!(Arm::from_index(i), Some(arm));
             assert_eq!(Arm::new(arm.mode(), arm.policy()), Ok(arm));
+            let name = arm.to_string();
+            assert_eq!(name.split('/').next(), Some(arm.mode().name()));
+            let policy = name.split('/').nth(1);
+            assert_eq!(policy, arm.policy().map(Policy::name));
+            assert_eq!(name.parse(), Ok(arm));
+            assert_eq!(name.replace('/', ":").parse(), Ok(arm));
         }
         assert_eq!(Arm::from_index(Arm::ALL.len()), None);
     }
@@ -194,6 +226,25 @@ mod tests {
             text.contains("least-loaded") && text.contains("reuseport"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn an_arm_may_leave_out_the_usual_policy_and_nothing_else() {
+        let usual = Arm::new(Mode::Hybrid, None).expect("it has a usual policy");
+        assert_eq!("hybrid".parse(), Ok(usual));
+        for text in [
+            "",
+            "least-loaded",
+            "shared/least-loaded",
+            "hybrid/",
+            "hybrid/fast",
+        ] {
+            let error = text.parse::<Arm>().expect_err(text).to_string();
+            assert!(
+                error.contains("unknown arm") && error.contains("reuseport"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -1,0 +1,258 @@
+//! What is to be done.
+
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
+
+use crate::{
+    compare::{Comparison, Drive},
+    error::{Error, Result},
+    load::Scenario,
+};
+
+/// With fewer rounds nothing could be said.
+pub const FEWEST_ROUNDS: u32 = 5;
+
+/// The share of what the slowest arm can do that open load asks of all of them: a queue at a server that is
+/// never quite idle says what it is like to be its client; one at a server that is full says how long the
+/// block was.
+const OPEN_SHARE: f64 = 0.5;
+
+/// What a block takes beside its measuring and its warm-up: a process is started, connections go. What it
+/// really takes is known after the trial.
+const AROUND_BLOCK: Duration = Duration::from_millis(150);
+
+/// The trial's blocks are this long at most.
+const LONGEST_TRIAL: Duration = Duration::from_millis(500);
+
+/// One scenario.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The binary that has `load` for a subcommand.
+    pub program: PathBuf,
+    /// What kind of load.
+    pub scenario: Scenario,
+    /// The `Host` field.
+    pub host: String,
+    /// The path of a usual request.
+    pub path: String,
+    /// The path of a slow one, in [`Scenario::Mixed`].
+    pub slow_path: String,
+    /// One arm is to be slower on purpose.
+    pub planted: Option<Planted>,
+    /// Clients at once.
+    pub clients: u32,
+    /// Addresses that they come from.
+    pub addresses: u32,
+    /// How requests come.
+    pub loops: Loops,
+    /// Requests a second of open load; `None`: half of what the slowest arm can do.
+    pub rate: Option<f64>,
+    /// Are arrivals of open load a Poisson process? Else they are evenly spaced.
+    pub poisson: bool,
+    /// Before each block: connections are opened, caches filled.
+    pub warm_up: Duration,
+    /// For how long each block is measured.
+    pub block: Duration,
+    /// How much of it.
+    pub extent: Extent,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// All chance in it comes from this.
+    pub seed: u64,
+    /// The cores that the clients may use; none: all that we may.
+    pub load_cores: Vec<usize>,
+}
+
+/// A difference that is there because we made it: does the method find it?
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planted {
+    /// Which arm.
+    pub arm: usize,
+    /// The path that its requests have instead.
+    pub path: String,
+}
+
+/// How requests come in each visit to an arm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loops {
+    /// One closed block, then an open one.
+    Both,
+    /// One closed block.
+    Closed,
+    /// One open block.
+    Open,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// As many rounds as this much time is enough for, with everything that belongs to it.
+    Time(Duration),
+    /// So many rounds.
+    Rounds(u32),
+}
+
+impl Plan {
+    /// Is it possible at all?
+    ///
+    /// # Errors
+    /// What is wrong with it, and the way out.
+    pub fn check(&self, arms: usize) -> Result<()> {
+        match self.extent {
+            Extent::Rounds(rounds) if rounds < FEWEST_ROUNDS => Err(Error::usage(format!(
+                "{rounds} rounds are too few to say anything: at least {FEWEST_ROUNDS}"
+            ))),
+            Extent::Time(time) if time < self.least_time(arms) => Err(Error::usage(format!(
+                "{:.0} s for '{}' are not enough for {FEWEST_ROUNDS} rounds of {arms} arms (one of them \
+                 measured twice), which take {:.0} s: a longer --duration, a shorter --block, or fewer --arms",
+                time.as_secs_f64(),
+                self.scenario.name(),
+                self.least_time(arms).as_secs_f64().ceil(),
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// About how long it takes at least, with so many arms, twins included.
+    pub fn least_time(&self, arms: usize) -> Duration {
+        let round = arms as u32 * self.visit(AROUND_BLOCK * self.drives());
+        self.trial_time(arms) + FEWEST_ROUNDS * round
+    }
+
+    /// About how long it takes, with so many arms, twins included.
+    pub fn time(&self, arms: usize) -> Duration {
+        match self.extent {
+            Extent::Time(time) => time,
+            Extent::Rounds(rounds) => {
+                let round = arms as u32 * self.visit(AROUND_BLOCK * self.drives());
+                self.trial_time(arms) + rounds * round
+            }
+        }
+    }
+
+    fn trial_time(&self, arms: usize) -> Duration {
+        arms as u32 * (self.warm_up + self.trial_block() + AROUND_BLOCK)
+    }
+
+    /// How long the blocks of the trial are, in which nothing counts.
+    pub(super) fn trial_block(&self) -> Duration {
+        self.block.min(LONGEST_TRIAL)
+    }
+
+    /// Blocks in each visit.
+    fn drives(&self) -> u32 {
+        match self.loops {
+            Loops::Both => 2,
+            Loops::Closed | Loops::Open => 1,
+        }
+    }
+
+    /// How long a visit to an arm takes; `around`: all of it that is neither measured nor warm-up.
+    fn visit(&self, around: Duration) -> Duration {
+        around + self.drives() * (self.warm_up + self.block)
+    }
+
+    /// How many rounds, now that it is known what a block takes beside its measuring, and how much of the
+    /// time is gone.
+    pub(super) fn rounds(&self, arms: usize, around_block: Duration, gone: Duration) -> u32 {
+        match self.extent {
+            Extent::Rounds(rounds) => rounds,
+            Extent::Time(time) => {
+                let round = arms as u32 * self.visit(around_block * self.drives());
+                let rounds = time.saturating_sub(gone).as_secs_f64() / round.as_secs_f64();
+                (rounds as u32).max(FEWEST_ROUNDS)
+            }
+        }
+    }
+
+    /// How requests come in each visit, one after the other; `rate`: of open load.
+    pub(super) fn blocks(&self, rate: f64) -> Vec<Drive> {
+        let open = Drive::Open { rate };
+        match self.loops {
+            Loops::Both => vec![Drive::Closed, open],
+            Loops::Closed => vec![Drive::Closed],
+            Loops::Open => vec![open],
+        }
+    }
+
+    /// The rate of open load, if nobody said one, by what the arms did in the trial, requests a second.
+    pub(super) fn usual_rate(trial: &[f64]) -> Option<(usize, f64)> {
+        let slowest = trial.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1))?;
+        Some((slowest.0, slowest.1 * OPEN_SHARE))
+    }
+
+    /// The path of usual requests to this arm.
+    pub(super) fn path(&self, arm: usize) -> &str {
+        match &self.planted {
+            Some(planted) if planted.arm == arm => &planted.path,
+            _ => &self.path,
+        }
+    }
+
+    /// The load in words; `rate`: of open load, once it is known.
+    pub(super) fn words(&self, rate: Option<f64>) -> String {
+        let mut words = format!("{} clients, {}", self.clients, self.scenario.words());
+        let open = || {
+            let arrivals = match self.poisson {
+                true => "as a Poisson process",
+                false => "evenly spaced",
+            };
+            let rate = rate.map_or(String::new(), |rate| {
+                format!("{rate:.0} requests a second ")
+            });
+            format!("{rate}{arrivals}, latency counted from the planned moment")
+        };
+        let _ = match self.loops {
+            Loops::Closed => write!(words, "; closed loop"),
+            Loops::Open => write!(words, "; open loop: {}", open()),
+            Loops::Both => write!(words, "; closed loop, then open loop: {}", open()),
+        };
+        words
+    }
+}
+
+impl Scenario {
+    /// Every scenario, in the order in which they are shown.
+    pub const ALL: [Self; 6] = [
+        Self::PerConnection,
+        Self::Keepalive,
+        Self::Mixed,
+        Self::LongLived,
+        Self::Bodies,
+        Self::Bursts,
+    ];
+
+    /// Its name in flags, files and text.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keepalive => "keepalive",
+            Self::PerConnection => "per-connection",
+            Self::Mixed => "mixed",
+            Self::LongLived => "long-lived",
+            Self::Bodies => "bodies",
+            Self::Bursts => "bursts",
+        }
+    }
+
+    /// What clients do in it.
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Keepalive => "small answers on connections that stay",
+            Self::PerConnection => "small answers, each on a connection of its own",
+            Self::Mixed => {
+                "nine small answers in ten and one that takes long, on connections that stay"
+            }
+            Self::LongLived => {
+                "connections that are opened one by one, mostly rest, and are closed at random"
+            }
+            Self::Bodies => "large answers on connections that stay",
+            Self::Bursts => "many connections at once, then none for a while",
+        }
+    }
+}
+
+impl Comparison {
+    /// Does it hold anything?
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+}
