@@ -64,6 +64,7 @@ impl Arm {
                 Mode::Hybrid => "master hands over, worker processes accept too",
                 Mode::Shared => "worker processes, one listener",
                 Mode::Reuseport => "worker processes, a listener for each",
+                _ => "worker processes",
             },
         }
     }

@@ -44,6 +44,13 @@ impl Interrupt {
         Ok(())
     }
 
+    /// Completes when it is set.
+    pub(crate) async fn wait(&self) {
+        while !self.is_set() {
+            tokio::time::sleep(POLL * 5).await;
+        }
+    }
+
     /// Sleeps, unless interrupted.
     pub(crate) fn sleep(&self, duration: Duration) -> Result<()> {
         let end = Instant::now() + duration;
