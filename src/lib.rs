@@ -15,7 +15,9 @@
 //! | [`dispatch`] | pure rules: modes, policies, the bytes of a hand-over, the kernel's program |
 //! | `scoreboard` | the shared table: rows, the claim word, histograms |
 //! | `processes` | what a program has used, from `/proc` |
+//! | `random` | choices that are the same in every run with the same seed |
 //! | `compare` | arms, blocks, what can be said of them, and how it is shown; pure |
+//! | `machine` | where a comparison is made |
 //! | `load` | the clients of a benchmark, a process of its own |
 //! | `config` | what was asked for, validated |
 //! | `conn`, `listener`, `small_writes`, `channel` | sockets, and the lines between master and worker |
@@ -50,7 +52,12 @@ pub mod scoreboard;
 pub mod processes;
 
 #[doc(hidden)]
+pub mod random;
+
+#[doc(hidden)]
 pub mod compare;
+
+mod machine;
 
 #[doc(hidden)]
 pub mod load;

@@ -6,7 +6,16 @@
 //! machine that is slow for a while is slow for all arms of that round. The first arm is the *base*; it
 //! usually runs twice in each round, and what its twin differs by is the noise floor.
 
+mod order;
+mod recommendation;
+mod rounds;
+pub mod statistics;
+mod summary;
+mod words;
+
 use serde::{Deserialize, Serialize};
+
+pub use self::order::order;
 
 use crate::{processes::Usage, scoreboard::histogram::Snapshot};
 
@@ -234,8 +243,9 @@ pub struct ArmSummary {
     pub words: String,
 }
 
-/// One arm against the base: the geometric mean of the ratios of all rounds, and an interval that holds
-/// the true one 95 times in 100.
+/// One arm against the base: the geometric mean of the ratios of all rounds but the fifth that is lowest and the
+/// fifth that is highest, and an interval that holds the true one 95 times in 100. Without one (too few rounds,
+/// or hardly two that differ) its ends are those of the rounds' ratios.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Contrast {
     /// 1.05 is 5 % more than the base.
@@ -283,3 +293,6 @@ pub struct Report {
     /// What it says.
     pub summary: Summary,
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,6 @@
 mod faults;
 mod ledger;
 mod origin;
-mod random;
 mod table;
 mod traffic;
 
@@ -30,7 +29,6 @@ use self::{
     faults::{Files, Site, Step},
     ledger::{FAST_ENOUGH, Ledger, Leg, Promise, Row},
     origin::Origin,
-    random::Random,
     traffic::{Load, Tallies, Traffic},
 };
 use crate::{
@@ -39,6 +37,7 @@ use crate::{
         policy::Policy,
     },
     error::{Error, Result},
+    random::Random,
     rig::{DEADLINE, Folder, Footprint, Metrics, Subject},
 };
 

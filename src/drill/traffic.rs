@@ -19,9 +19,11 @@ use tokio::{
 use super::{
     ledger::{Ledger, Notable, Outcome, SLOW},
     origin::{Served, Wish},
-    random::Random,
 };
-use crate::rig::wire::{Answer, End, Idle, Link};
+use crate::{
+    random::Random,
+    rig::wire::{Answer, End, Idle, Link},
+};
 
 /// Nothing within this long is limbo.
 const LIMBO: Duration = Duration::from_secs(2);

@@ -24,11 +24,12 @@ pub(super) use self::{
     reload::{Files, take_up},
     switch::verb,
 };
-use super::{random::Random, traffic::Tallies};
+use super::traffic::Tallies;
 use crate::{
     control::{WorkerReport, WorkersReport},
     dispatch::mode::Arm,
     error::{Error, Result},
+    random::Random,
     rig::{Subject, processes, state_and_parent},
 };
 

@@ -4,16 +4,16 @@ use std::time::Duration;
 
 /// A stream of choices (SplitMix64).
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     /// All choices that follow from `seed`.
-    pub(super) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// Choices of one's own, so that who asks first does not matter.
-    pub(super) fn fork(&mut self) -> Self {
+    pub fn fork(&mut self) -> Self {
         Self(self.next())
     }
 
@@ -25,8 +25,14 @@ impl Random {
         x ^ (x >> 31)
     }
 
+    /// A number between 0 and 1, both excluded.
+    pub fn unit(&mut self) -> f64 {
+        const STEPS: f64 = (1u64 << 53) as f64;
+        ((self.next() >> 11) as f64 + 0.5) / STEPS
+    }
+
     /// A number below `bound`, or 0.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         match bound as u64 {
             0 => 0,
             bound => (self.next() % bound) as usize,
@@ -34,17 +40,17 @@ impl Random {
     }
 
     /// True once in `n` times.
-    pub(super) fn once_in(&mut self, n: usize) -> bool {
+    pub fn once_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
     /// A time up to `limit`.
-    pub(super) fn time_up_to(&mut self, limit: Duration) -> Duration {
+    pub fn time_up_to(&mut self, limit: Duration) -> Duration {
         Duration::from_micros(self.below(limit.as_micros() as usize + 1) as u64)
     }
 
     /// Puts `items` in any order.
-    pub(super) fn shuffle<T>(&mut self, items: &mut [T]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));
         }
@@ -77,6 +83,8 @@ mod tests {
         for _ in 0..1000 {
             assert!(random.below(3) < 3);
             assert!(random.time_up_to(limit) <= limit);
+            let unit = random.unit();
+            assert!(0.0 < unit && unit < 1.0);
         }
         assert_eq!(random.below(0), 0);
     }
