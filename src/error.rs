@@ -21,6 +21,8 @@ enum Fault {
     Runtime,
     /// Nobody is there to be asked.
     Absent,
+    /// Somebody ended it before there was anything to show.
+    Interrupted,
 }
 
 impl Error {
@@ -61,18 +63,28 @@ impl Error {
         }
     }
 
+    /// It was ended, by Ctrl-C say, before there was anything to show.
+    pub(crate) fn interrupted(message: impl Into<String>) -> Self {
+        Self {
+            fault: Fault::Interrupted,
+            message: message.into(),
+            source: None,
+        }
+    }
+
     /// Is the caller's request at fault, rather than the machine?
     pub fn is_usage(&self) -> bool {
         self.fault == Fault::Usage
     }
 
     /// The exit code for it: 2 for a usage error, 1 for a run-time error, 3 where there is no master
-    /// to talk to.
+    /// to talk to, 130 (as shells have it for SIGINT) if it was interrupted.
     pub fn exit_code(&self) -> u8 {
         match self.fault {
             Fault::Runtime => 1,
             Fault::Usage => 2,
             Fault::Absent => 3,
+            Fault::Interrupted => 130,
         }
     }
 }

@@ -6,7 +6,7 @@
 
 mod arena;
 mod own;
-mod pending;
+pub mod pending;
 mod plan;
 mod run;
 

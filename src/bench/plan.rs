@@ -1,9 +1,15 @@
 //! What is to be done.
 
-use std::{fmt::Write as _, path::PathBuf, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use crate::{
     compare::{Comparison, Drive},
+    dispatch::name::UnknownName,
     error::{Error, Result},
     load::Scenario,
 };
@@ -250,9 +256,122 @@ impl Scenario {
     }
 }
 
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|scenario| scenario.name() == text);
+        found.ok_or_else(|| UnknownName::new("scenario", text, Self::ALL.map(Self::name)))
+    }
+}
+
 impl Comparison {
     /// Does it hold anything?
     pub fn is_empty(&self) -> bool {
         self.blocks.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            program: PathBuf::new(),
+            scenario: Scenario::Keepalive,
+            host: "localhost".into(),
+            path: "/".into(),
+            slow_path: String::new(),
+            planted: None,
+            clients: 64,
+            addresses: 64,
+            loops: Loops::Both,
+            rate: None,
+            poisson: true,
+            warm_up: Duration::from_millis(250),
+            block: Duration::from_secs(1),
+            extent: Extent::Time(Duration::from_secs(300)),
+            timeout: Duration::from_secs(5),
+            seed: 1,
+            load_cores: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_time_makes_the_rounds() {
+        let plan = plan();
+        let around = Duration::from_millis(50);
+        // Two blocks of 1.3 s in each of nine visits: 23.4 s a round.
+        assert_eq!(plan.rounds(9, around, Duration::from_secs(9)), 12);
+        // Too few are measured anyhow: they were promised.
+        assert_eq!(
+            plan.rounds(9, around, Duration::from_secs(299)),
+            FEWEST_ROUNDS
+        );
+        let fixed = Plan {
+            extent: Extent::Rounds(7),
+            ..plan
+        };
+        assert_eq!(fixed.rounds(9, around, Duration::from_secs(299)), 7);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_what_can() {
+        let mut plan = plan();
+        plan.check(9).expect("five minutes are enough");
+        plan.extent = Extent::Time(Duration::from_secs(60));
+        let error = plan.check(9).expect_err("one is not").to_string();
+        let wanted = plan.least_time(9).as_secs_f64().ceil();
+        assert!(error.contains(&format!("take {wanted:.0} s")), "{error}");
+        plan.extent = Extent::Time(Duration::from_secs_f64(wanted));
+        plan.check(9).expect("what it says");
+        plan.extent = Extent::Rounds(4);
+        assert!(plan.check(2).is_err_and(|error| error.is_usage()));
+    }
+
+    #[test]
+    fn open_load_asks_for_half_of_what_the_slowest_can_do() {
+        assert_eq!(Plan::usual_rate(&[900.0, 800.0, 1000.0]), Some((1, 400.0)));
+        assert_eq!(Plan::usual_rate(&[]), None);
+    }
+
+    #[test]
+    fn the_load_is_told_in_words() {
+        let plan = plan();
+        let words = plan.words(Some(400.4));
+        assert!(words.starts_with("64 clients, small answers on connections that stay;"));
+        assert!(
+            words.contains("closed loop") && words.contains("400 requests a second"),
+            "{words}"
+        );
+        let closed = Plan {
+            loops: Loops::Closed,
+            ..plan
+        };
+        assert!(!closed.words(Some(1.0)).contains("open"));
+        assert_eq!(closed.blocks(1.0), [Drive::Closed]);
+    }
+
+    #[test]
+    fn scenarios_are_known_by_their_names() {
+        for scenario in Scenario::ALL {
+            assert_eq!(scenario.name().parse(), Ok(scenario));
+            let json = serde_json::to_value(scenario).expect("plain data");
+            assert_eq!(json, scenario.name());
+        }
+        let error = "mix".parse::<Scenario>().expect_err("unknown").to_string();
+        assert!(
+            error.contains("known: per-connection, keepalive"),
+            "{error}"
+        );
     }
 }

@@ -187,7 +187,7 @@ impl Drill {
 }
 
 /// Another one each time, and short enough to be typed again.
-fn any_seed() -> u64 {
+pub(super) fn any_seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(1, |now| u64::from(now.subsec_nanos()) % 1_000_000)
 }

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+mod bench;
 mod check;
 mod ctl;
 mod demo;
@@ -32,6 +33,7 @@ struct Arguments {
 enum Command {
     Serve(Box<serve::Given>),
     Check(Box<check::Check>),
+    Bench(Box<bench::Bench>),
     Ctl(ctl::Ctl),
     Drill(Box<drill::Drill>),
     DemoUpstream(demo::DemoUpstream),
@@ -52,6 +54,7 @@ fn dispatch(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Serve(given) => serve::run(*given),
         Command::Check(check) => check.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Ctl(ctl) => ctl.run(),
         Command::Drill(drill) => drill.run(),
         Command::DemoUpstream(demo) => demo.run(),

@@ -1,0 +1,113 @@
+//! How far it is: a bar on a terminal, else a line now and then.
+
+use std::{
+    io::{IsTerminal, Write, stderr},
+    time::{Duration, Instant},
+};
+
+use crate::bench::Progress;
+
+/// Between two lines where there is no terminal.
+const BETWEEN: Duration = Duration::from_secs(10);
+/// Cells of the bar.
+const CELLS: usize = 20;
+
+/// Shows progress on standard error.
+pub(super) struct Bar {
+    is_terminal: bool,
+    scenarios: usize,
+    /// When a line was written last.
+    told: Option<Instant>,
+}
+
+impl Bar {
+    pub(super) fn new(scenarios: usize) -> Self {
+        Self {
+            is_terminal: stderr().is_terminal(),
+            scenarios,
+            told: None,
+        }
+    }
+
+    /// Shows how far it is with the `index`th scenario; `later`: what the ones after it take.
+    pub(super) fn show(
+        &mut self,
+        index: usize,
+        scenario: &str,
+        progress: &Progress,
+        later: Duration,
+    ) {
+        let left = progress.left + later;
+        if self.is_terminal {
+            let done = (index as f64 + progress.done) / self.scenarios.max(1) as f64;
+            let line = format!("{} {}", bar(done), words(scenario, progress, left));
+            // Back to the beginning, and nothing left over of a longer line.
+            let _ = write!(stderr(), "\r{line}\x1b[K");
+            let _ = stderr().flush();
+        } else if self.told.is_none_or(|told| told.elapsed() >= BETWEEN) {
+            self.told = Some(Instant::now());
+            crate::notice(format_args!("{}", words(scenario, progress, left)));
+        }
+    }
+
+    /// Makes room for what comes next.
+    pub(super) fn clear(&self) {
+        if self.is_terminal {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+fn bar(done: f64) -> String {
+    let full = (done.clamp(0.0, 1.0) * CELLS as f64) as usize;
+    let (full, empty) = ("█".repeat(full), "░".repeat(CELLS - full));
+    format!("{full}{empty} {:3.0} %", done * 100.0)
+}
+
+fn words(scenario: &str, progress: &Progress, left: Duration) -> String {
+    let name = &progress.name;
+    let time = time(left);
+    match (progress.round, progress.rounds) {
+        (0, _) => format!("{scenario}, trial: {name}, {time} left"),
+        (round, None) => format!("{scenario}, round {round}: {name}, {time} left"),
+        (round, Some(rounds)) => format!("{scenario}, {round}/{rounds}: {name}, {time} left"),
+    }
+}
+
+/// As one says it: `45 s`, `3 min 20 s`.
+fn time(left: Duration) -> String {
+    match left.as_secs() {
+        seconds @ 0..60 => format!("{seconds} s"),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_a_terminal_and_says_what_is_left() {
+        let mut progress = Progress {
+            round: 12,
+            rounds: Some(12),
+            arm: 0,
+            name: "handoff/least-loaded, again".into(),
+            done: 0.5,
+            left: Duration::from_secs(80),
+        };
+        let line = words("per-connection", &progress, Duration::from_secs(200));
+        assert!(line.ends_with("again, 3 min 20 s left"), "{line}");
+        let whole = format!("{} {line}", bar(0.5));
+        assert!(whole.chars().count() <= 100, "{whole}");
+        assert!(whole.starts_with("██████████░░░░░░░░░░  50 % "), "{whole}");
+        progress.round = 0;
+        let line = words("bodies", &progress, Duration::from_secs(4000));
+        assert!(
+            line.contains("trial") && line.ends_with("1 h 6 min left"),
+            "{line}"
+        );
+        assert_eq!(time(Duration::from_millis(500)), "0 s");
+    }
+}
