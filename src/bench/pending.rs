@@ -19,37 +19,6 @@ impl Load {
     }
 }
 
-pub(super) fn order(round: u32, arms: usize) -> Vec<usize> {
-    (0..arms).map(|i| (i + round as usize) % arms).collect()
-}
-
-use crate::compare::{Circumstances, Comparison, Floor, Recommendation, Report, Summary};
-impl Circumstances {
-    pub fn here(command: String, seed: u64) -> Self {
-        Self {
-            command,
-            seed,
-            ..Self::default()
-        }
-    }
-}
-impl Comparison {
-    pub fn report(self) -> Report {
-        let _: Option<Floor> = None;
-        Report {
-            comparison: self,
-            summary: Summary {
-                arms: Vec::new(),
-                floor: None,
-                recommendation: Recommendation {
-                    arm: None,
-                    text: String::new(),
-                    configuration: None,
-                },
-            },
-        }
-    }
-}
 pub mod report {
     use crate::compare::*;
     pub fn table(_: &Report) -> String {

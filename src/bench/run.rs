@@ -7,12 +7,9 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{
-    Arena, Look, Plan,
-    pending::{Load, order},
-};
+use super::{Arena, Look, Plan, pending::Load};
 use crate::{
-    compare::{Arm, Block, Circumstances, Comparison, Drive, Ending, Open, Source},
+    compare::{self, Arm, Block, Circumstances, Comparison, Drive, Ending, Open, Source},
     error::{Error, Result},
     load::{Order, Outcome},
     processes::{self, Delta, Snapshot},
@@ -127,7 +124,7 @@ impl<T: FnMut(&Progress)> Course<'_, T> {
         let begun = Instant::now();
         let block_takes = self.plan.warm_up + self.plan.block + trial.around;
         for round in 1..=rounds {
-            for (place, arm) in order(round, arms).into_iter().enumerate() {
+            for (place, arm) in compare::order(round, arms).into_iter().enumerate() {
                 arena.enter(arm).await?;
                 for drive in &drives {
                     // By what blocks have taken so far, once some have.
