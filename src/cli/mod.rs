@@ -6,6 +6,7 @@ mod ctl;
 mod demo;
 mod drill;
 mod file;
+mod load;
 mod serve;
 
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ enum Command {
     Ctl(ctl::Ctl),
     Drill(Box<drill::Drill>),
     DemoUpstream(demo::DemoUpstream),
+    #[command(hide = true)]
+    Load(load::Load),
 }
 
 /// Does what the command line says. The exit code tells wrong usage (2) from failure (1).
@@ -58,5 +61,6 @@ fn dispatch(arguments: Arguments) -> Result<()> {
         Command::Ctl(ctl) => ctl.run(),
         Command::Drill(drill) => drill.run(),
         Command::DemoUpstream(demo) => demo.run(),
+        Command::Load(load) => load.run(),
     }
 }
