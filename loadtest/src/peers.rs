@@ -232,7 +232,7 @@ impl Peers {
         }
         if self.drills > 0 && !subjects.is_empty() {
             let tell = |what: &str, left| progress.say(what, left);
-            run.drills = Some(drills::run(&site, &subjects, self.drills, tell)?);
+            drills::run(&site, &subjects, self.drills, &mut run.drills, tell)?;
         }
         progress.end();
         Ok(())

@@ -51,20 +51,14 @@ pub(crate) fn subjects(arms: &[Arm]) -> Vec<Arm> {
 }
 
 /// Runs the drills, each `repeats` times on a proxy that was started for it. `tell` hears of each before
-/// it begins, with what is left to do.
+/// it begins, with what is left to do. What was seen by the time that something fails is in `drills`.
 pub(crate) fn run(
     site: &Site<'_>,
     arms: &[Arm],
     repeats: u32,
+    drills: &mut Option<Drills>,
     mut tell: impl FnMut(&str, Duration),
-) -> Result<Drills> {
-    let mut drills = Drills {
-        workers: WORKERS,
-        rate: RATE,
-        stopped_for: STOP.as_secs_f64(),
-        watched_for: TAIL.as_secs_f64(),
-        records: Vec::new(),
-    };
+) -> Result<()> {
     let all = time(arms.len(), repeats);
     let mut done = Duration::ZERO;
     // One repetition of everything after the other: a slow phase of the machine hits all alike.
@@ -80,12 +74,19 @@ pub(crate) fn run(
                 }
                 let record = drill(site, &dir, arm, fault)
                     .with_context(|| format!("drill of {arm}, {}", fault.words()))?;
+                let drills = drills.get_or_insert_with(|| Drills {
+                    workers: WORKERS,
+                    rate: RATE,
+                    stopped_for: STOP.as_secs_f64(),
+                    watched_for: TAIL.as_secs_f64(),
+                    records: Vec::new(),
+                });
                 drills.records.push(record);
                 done += time(1, 1) / 2;
             }
         }
     }
-    Ok(drills)
+    Ok(())
 }
 
 /// One drill, on a proxy of its own.
