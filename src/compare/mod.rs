@@ -8,6 +8,7 @@
 
 mod order;
 mod recommendation;
+pub mod report;
 mod rounds;
 pub mod statistics;
 mod summary;
@@ -243,8 +244,8 @@ pub struct ArmSummary {
     pub words: String,
 }
 
-/// One arm against the base: the geometric mean of the ratios of all rounds but the fifth that is lowest and the
-/// fifth that is highest, and an interval that holds the true one 95 times in 100. Without one (too few rounds,
+/// One arm against the base: the geometric mean of the ratios of all rounds but the lowest and the highest seventh,
+/// and an interval that holds the true one 95 times in 100. Without one (too few rounds,
 /// or hardly two that differ) its ends are those of the rounds' ratios.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Contrast {
