@@ -102,7 +102,14 @@ mod tests {
             (|o| o.drive = Drive::Open { rate: 0.0 }, "rate"),
             (|o| o.drive = Drive::Open { rate: -3.0 }, "rate"),
             (|o| o.drive = Drive::Open { rate: f64::NAN }, "rate"),
-            (|o| o.drive = Drive::Open { rate: f64::INFINITY }, "rate"),
+            (
+                |o| {
+                    o.drive = Drive::Open {
+                        rate: f64::INFINITY,
+                    }
+                },
+                "rate",
+            ),
             (|o| o.drive = Drive::Live, "live"),
             (|o| o.duration = Duration::ZERO, "duration"),
             (|o| o.timeout = Duration::ZERO, "timeout"),

@@ -192,14 +192,17 @@ mod tests {
             );
             // 100,000 give or take five standard deviations of a Poisson count.
             let count = arrivals.len() as f64;
-            assert!((count - 1e5).abs() < 5.0 * 1e5_f64.sqrt(), "{seed}: {count}");
+            assert!(
+                (count - 1e5).abs() < 5.0 * 1e5_f64.sqrt(),
+                "{seed}: {count}"
+            );
             let gaps: Vec<f64> = arrivals
                 .windows(2)
                 .map(|pair| (pair[1].at - pair[0].at) as f64)
                 .collect();
             let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
-            let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>()
-                / gaps.len() as f64;
+            let variance =
+                gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
             // Gaps that have no memory spread as much as they are long.
             assert!((variance.sqrt() / mean - 1.0).abs() < 0.03, "{seed}");
             let long = gaps.iter().filter(|gap| **gap > 2e6).count() as f64 / count;

@@ -12,18 +12,54 @@ fn whole(bytes: &[u8]) -> Result<(Progress, u16, bool), Malformed> {
 #[test]
 fn answers_of_every_kind_are_known_to_be_whole() {
     for (bytes, status, closes) in [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", 200, false),
-        ("HTTP/1.1 503 No\r\ncontent-length: 0\r\nconnection: Close\r\n\r\n", 503, true),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            200,
+            false,
+        ),
+        (
+            "HTTP/1.1 503 No\r\ncontent-length: 0\r\nconnection: Close\r\n\r\n",
+            503,
+            true,
+        ),
         ("HTTP/1.1 204 None\r\n\r\n", 204, false),
-        ("HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\nx", 200, false),
-        ("HTTP/1.1 200 OK\r\nconnection: a, close\r\ncontent-length: 0\r\n\r\n", 200, true),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\nx",
+            200,
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nconnection: a, close\r\ncontent-length: 0\r\n\r\n",
+            200,
+            true,
+        ),
         ("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\nx", 200, true),
-        ("HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\nx", 200, false),
-        ("HTTP/1.1 103 Hint\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", 200, false),
-        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\nA;x=\"y\"\r\n0123456789\r\n0\r\n\r\n", 200, false),
-        ("HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n0\r\nx-sum: 1\r\ny: 2\r\n\r\n", 200, false),
+        (
+            "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 1\r\n\r\nx",
+            200,
+            false,
+        ),
+        (
+            "HTTP/1.1 103 Hint\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            200,
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\nA;x=\"y\"\r\n0123456789\r\n0\r\n\r\n",
+            200,
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n0\r\nx-sum: 1\r\ny: 2\r\n\r\n",
+            200,
+            false,
+        ),
     ] {
-        assert_eq!(whole(bytes.as_bytes()), Ok((Progress::Whole, status, closes)), "{bytes}");
+        assert_eq!(
+            whole(bytes.as_bytes()),
+            Ok((Progress::Whole, status, closes)),
+            "{bytes}"
+        );
     }
 }
 
@@ -91,7 +127,10 @@ fn no_flood_is_kept() {
     let (times, _) = flood(&[chunked.as_slice(), b"0\r\n"].concat(), &[b'x'; 100]);
     assert!(times < 1000, "a trailer without end");
     // A body without end is no fault of form, but costs nothing either.
-    let (times, answer) = flood(&[chunked.as_slice(), b"fffffffffffffff\r\n"].concat(), field);
+    let (times, answer) = flood(
+        &[chunked.as_slice(), b"fffffffffffffff\r\n"].concat(),
+        field,
+    );
     assert_eq!((times, answer.held.len()), (1000, 0));
 }
 
@@ -99,10 +138,21 @@ fn no_flood_is_kept() {
 fn answers() -> impl Strategy<Value = (Vec<u8>, u16, bool)> {
     let body = proptest::collection::vec(any::<u8>(), 0..300);
     let chunks = proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..80), 0..5);
-    (200..600_u16, any::<bool>(), body, chunks, any::<bool>(), any::<bool>()).prop_map(
-        |(status, closes, body, chunks, chunked, hint)| {
+    (
+        200..600_u16,
+        any::<bool>(),
+        body,
+        chunks,
+        any::<bool>(),
+        any::<bool>(),
+    )
+        .prop_map(|(status, closes, body, chunks, chunked, hint)| {
             // What has no body by its status is another test's.
-            let status = if status == 304 || status == 204 { 200 } else { status };
+            let status = if status == 304 || status == 204 {
+                200
+            } else {
+                status
+            };
             let mut bytes = Vec::new();
             if hint {
                 bytes.extend(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -124,8 +174,7 @@ fn answers() -> impl Strategy<Value = (Vec<u8>, u16, bool)> {
                 bytes.extend(body);
             }
             (bytes, status, closes)
-        },
-    )
+        })
 }
 
 proptest! {

@@ -343,11 +343,7 @@ impl Engine {
     }
 
     /// Attends to a client whose turn had ended.
-    fn go_on(
-        &mut self,
-        token: u64,
-        begun: &mut impl FnMut() -> Result<()>,
-    ) -> Result<Moment> {
+    fn go_on(&mut self, token: u64, begun: &mut impl FnMut() -> Result<()>) -> Result<Moment> {
         let client = &mut self.clients[token as u32 as usize];
         let happened = std::mem::replace(&mut client.pending, EpollFlags::empty());
         // An event may have been faster.

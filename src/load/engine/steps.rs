@@ -114,8 +114,7 @@ impl Engine {
 
     /// A request that nobody has planned.
     fn ask_now(&mut self, now: u64) -> Ask {
-        let slow =
-            self.order.scenario == Scenario::Mixed && self.random.below(SLOW_ONE_IN) == 0;
+        let slow = self.order.scenario == Scenario::Mixed && self.random.below(SLOW_ONE_IN) == 0;
         Ask {
             planned: now,
             sent: now,
