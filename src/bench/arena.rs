@@ -10,7 +10,8 @@ pub trait Arena {
     /// What is compared. The first is the base.
     fn arms(&self) -> &[compare::Arm];
 
-    /// Makes this arm the one that serves, and returns once it does and nobody is connected any more.
+    /// Makes this arm the one that serves, and returns once it does and nobody of the last block is connected any
+    /// more. It is called before each block, also if the arm is the same as before.
     ///
     /// # Errors
     /// It cannot be.

@@ -6,7 +6,6 @@
 
 mod arena;
 mod own;
-pub mod pending;
 mod plan;
 mod run;
 

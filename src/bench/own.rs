@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::{Arena, Look};
 use crate::{
     compare,
-    control::{Verb, client},
+    control::{Verb, WorkerReport, client},
     dispatch::mode::Arm,
     error::{Error, Result},
     rig::{Folder, Subject},
@@ -41,6 +41,8 @@ pub struct Own {
     control: PathBuf,
     ways: Vec<Arm>,
     arms: Vec<compare::Arm>,
+    /// What is in force.
+    way: Arm,
 }
 
 /// `ways` as they are compared: the base comes once more, as the second.
@@ -105,7 +107,30 @@ impl Own {
             control,
             arms: arms(&plan.arms),
             ways,
+            way: base,
         })
+    }
+
+    /// Waits until all connections have gone whose clients have, those included that no worker has claimed yet.
+    async fn quiet(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let report = client::workers(&self.control).await?;
+            let held = |w: &WorkerReport| w.connections_open.max(u64::from(w.load));
+            let open: u64 = report.workers.iter().map(held).sum();
+            if open == 0 {
+                return Ok(());
+            }
+            if begun.elapsed() > GOODBYE {
+                // An upstream that takes this long, most likely; the next arm has to bear it.
+                crate::notice(format_args!(
+                    "bench: {open} connections are still open {} s after their clients have gone",
+                    GOODBYE.as_secs()
+                ));
+                return Ok(());
+            }
+            sleep(PAUSE).await;
+        }
     }
 
     /// The last lines that the cluster wrote.
@@ -135,27 +160,15 @@ impl Arena for Own {
     }
 
     async fn enter(&mut self, arm: usize) -> Result<()> {
+        // First, or what the last arm has accepted would count for this one.
+        self.quiet().await?;
         let way = self.ways[arm];
-        let verb = Verb::Mode {
-            mode: way.mode(),
-            policy: way.policy(),
-        };
-        self.subject.ask(&verb).await?;
-        // The clients of the last block have gone, and the workers are about to see that.
-        let begun = Instant::now();
-        loop {
-            let open: u64 = self.look(arm).await?.open_by_worker.iter().sum();
-            if open == 0 {
-                return Ok(());
-            }
-            if begun.elapsed() > GOODBYE {
-                return Err(Error::failed(format!(
-                    "{open} connections are still open {} s after their clients have gone",
-                    GOODBYE.as_secs()
-                )));
-            }
-            sleep(PAUSE).await;
+        if self.way != way {
+            let (mode, policy) = (way.mode(), way.policy());
+            self.subject.ask(&Verb::Mode { mode, policy }).await?;
+            self.way = way;
         }
+        Ok(())
     }
 
     fn target(&self, _: usize) -> SocketAddr {

@@ -7,11 +7,11 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Arena, Look, Plan, pending::Load};
+use super::{Arena, Look, Plan};
 use crate::{
     compare::{self, Arm, Block, Circumstances, Comparison, Drive, Ending, Open, Source},
     error::{Error, Result},
-    load::{Order, Outcome},
+    load::{Order, Outcome, driver::Load},
     processes::{self, Delta, Snapshot},
 };
 
@@ -125,7 +125,6 @@ impl<T: FnMut(&Progress)> Course<'_, T> {
         let block_takes = self.plan.warm_up + self.plan.block + trial.around;
         for round in 1..=rounds {
             for (place, arm) in compare::order(round, arms).into_iter().enumerate() {
-                arena.enter(arm).await?;
                 for drive in &drives {
                     // By what blocks have taken so far, once some have.
                     let takes = match done {
@@ -178,7 +177,6 @@ impl<T: FnMut(&Progress)> Course<'_, T> {
             };
             (self.tell)(&progress);
             let begun = Instant::now();
-            arena.enter(arm).await?;
             let visit = Visit {
                 arm,
                 round: 0,
@@ -231,6 +229,7 @@ impl<T: FnMut(&Progress)> Course<'_, T> {
             round,
             position,
         } = visit;
+        arena.enter(arm).await?;
         let order = self.order(arena, visit, drive);
         // Before the warm-up, in which connections that stay are opened.
         let before = arena.look(arm).await?;

@@ -273,8 +273,8 @@ impl<'a> Judge<'a> {
             .filter(|share| self.is_live() && *share < 0.5)
         {
             sentences.push(format!(
-                "{} of its requests came over connections that other arms had dispatched: how it \
-                 dispatches shows little in this",
+                "most of its requests ({}) came over connections that other arms had dispatched, so this says \
+                 little of how it dispatches",
                 percent(1.0 - share)
             ));
         }

@@ -7,8 +7,7 @@ use std::{
 };
 
 use crate::{
-    bench::pending::report,
-    compare::Report,
+    compare::{Report, report},
     error::{Error, Result},
 };
 

@@ -6,7 +6,7 @@ use super::{
 };
 
 /// Longer names are cut.
-const LONGEST_NAME: usize = 24;
+const LONGEST_NAME: usize = 27;
 /// Sentences are broken here.
 const WIDTH: usize = 98;
 
@@ -168,7 +168,9 @@ fn columns(
 fn wrapped(text: &str, indent: &str) -> String {
     let mut lines = String::new();
     let mut line = String::new();
-    for word in text.split_whitespace() {
+    // A number stays with its sign.
+    let text = one_line(text).replace(" %", "\u{a0}%");
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
         if !line.trim().is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
             lines += &line;
             lines.push('\n');
@@ -178,7 +180,7 @@ fn wrapped(text: &str, indent: &str) -> String {
         }
         line += word;
     }
-    lines + &line + "\n"
+    (lines + &line + "\n").replace('\u{a0}', " ")
 }
 
 /// A name from a configuration file may hold anything, and a terminal obeys some of it.
@@ -186,4 +188,48 @@ fn one_line(name: &str) -> String {
     name.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::{
+            Drive,
+            tests::{comparison, made_up},
+        },
+        *,
+    };
+
+    #[test]
+    fn a_small_comparison_looks_like_this() {
+        let shown = table(&made_up().report());
+        assert_eq!(shown, include_str!("table.golden.txt"), "\n{shown}");
+    }
+
+    #[test]
+    fn lines_are_short_and_names_obey_nobody() {
+        let mut comparison = made_up();
+        comparison.source = Source::Live;
+        for block in &mut comparison.blocks {
+            block.drive = Drive::Live;
+            block.own_share = 0.2;
+            block.errors = 123_456;
+        }
+        for arm in &mut comparison.arms {
+            arm.name += "\u{1b}[2J\nwith a name that is much too long for any table";
+        }
+        let shown = table(&comparison.report());
+        for line in shown.lines() {
+            assert!(line.chars().count() <= 110, "{line}");
+            assert!(!line.contains('\u{1b}'), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_table_stands_even_where_there_is_next_to_nothing() {
+        assert!(table(&comparison(&[]).report()).contains("Nothing was compared."));
+        assert!(
+            table(&comparison(&["alone"]).report()).contains("Nothing was compared with alone.")
+        );
+    }
 }

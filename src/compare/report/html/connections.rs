@@ -34,11 +34,12 @@ pub(super) fn over_time(comparison: &Comparison, evenness: &[Option<f64>]) -> Op
     let charts = shown.iter().map(|(arm, block)| {
         let name = escaped(&comparison.arms[*arm].name);
         let even = evenness.get(*arm).copied().flatten();
-        let even = even.map_or_else(String::new, |even| format!("busiest {even:.2} × mean, "));
+        let even = even.map_or_else(String::new, |even| {
+            format!("<span>busiest {even:.2} × mean</span>")
+        });
         format!(
-            "<figure>{}<figcaption>{name} <span>{even}round {}</span></figcaption></figure>\n",
-            chart(&comparison.arms[*arm].name, block, most, longest),
-            block.round
+            "<figure><figcaption>{name} {even}</figcaption>{}</figure>\n",
+            chart(&comparison.arms[*arm].name, block, most, longest)
         )
     });
     Some(format!(
@@ -59,7 +60,7 @@ fn chart(name: &str, block: &Block, most: f64, longest: f64) -> String {
     let x = |at: f64| LEFT + (RIGHT - LEFT) * at.clamp(0.0, longest) / longest;
     let y = |open: f64| BOTTOM - (BOTTOM - TOP) * open / most;
     let mut content = String::new();
-    for tick in ticks(0.0, most, 4) {
+    for tick in ticks(0.0, most, 5) {
         content += &rule("grid", (LEFT, y(tick)), (RIGHT, y(tick)));
         content += &text(
             "tick",

@@ -9,7 +9,10 @@ use super::{
 const WIDTH: f64 = 860.0;
 const HEIGHT: f64 = 380.0;
 const LEFT: f64 = 70.0;
-const RIGHT: f64 = 840.0;
+const RIGHT: f64 = 622.0;
+/// Where names stand, a line apart.
+const NAMES: f64 = 660.0;
+const LINE: f64 = 17.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 330.0;
 /// One request in so many is slower: from half of them to one in ten thousand.
@@ -53,6 +56,7 @@ pub(super) fn by_percentile(comparison: &Comparison) -> Option<String> {
         "middle",
         "so many of the requests took no longer",
     );
+    let mut ends = Vec::new();
     for (i, curve) in curves
         .iter()
         .enumerate()
@@ -66,13 +70,42 @@ pub(super) fn by_percentile(comparison: &Comparison) -> Option<String> {
         let name = &comparison.arms[i].name;
         let title = format!("{name}: p50 {}, p99 {}", quantile(0.5), quantile(0.99));
         content += &line(&points, "series", i, &title);
+        ends.extend(points.last().map(|end| (i, *end)));
     }
+    content += &names(comparison, ends);
     Some(drawing(
         WIDTH,
         HEIGHT,
         "Latency by percentile, a line for each arm",
         &content,
     ))
+}
+
+/// The arms' names in the order in which their lines end, as near to those as there is room.
+fn names(comparison: &Comparison, mut ends: Vec<(usize, (f64, f64))>) -> String {
+    ends.sort_by(|a, b| a.1.1.total_cmp(&b.1.1));
+    let mut places: Vec<f64> = ends.iter().map(|(_, (_, y))| *y).collect();
+    // Down until none is too near to the one above, then up from the bottom likewise.
+    for i in 1..places.len() {
+        places[i] = places[i].max(places[i - 1] + LINE);
+    }
+    let mut limit = HEIGHT - 12.0;
+    for place in places.iter_mut().rev() {
+        *place = place.min(limit);
+        limit = *place - LINE;
+    }
+    let entries = ends.iter().zip(places).map(|((arm, end), place)| {
+        let name = figures::short(&comparison.arms[*arm].name, 25);
+        let from = rule("grid", *end, (NAMES - 24.0, place));
+        let sample = line(
+            &[(NAMES - 24.0, place), (NAMES - 5.0, place)],
+            "series",
+            *arm,
+            &name,
+        );
+        from + &sample + &text("", (NAMES, place + 4.5), "start", &name)
+    });
+    entries.collect()
 }
 
 /// How rare it is to be slower, and how slow that is.

@@ -8,7 +8,7 @@ mod svg;
 
 use self::{
     forest::{Row, forest},
-    svg::{escaped, stroke},
+    svg::escaped,
 };
 use super::{
     super::{ArmSummary, Comparison, Contrast, Report, Source, Verdict, words::Measure},
@@ -51,7 +51,7 @@ fn overview(reports: &[Report]) -> String {
         format!(
             "<tr><td><a href=\"#scenario-{i}\">{}</a></td><td class=\"words\">{}</td></tr>\n",
             escaped(&report.comparison.scenario),
-            escaped(&report.summary.recommendation.text)
+            prose(&advice(report).0)
         )
     });
     let rows: String = rows.collect();
@@ -70,20 +70,35 @@ fn section(i: usize, report: &Report) -> String {
         escaped(&comparison.scenario),
         escaped(&comparison.load)
     );
-    let advice = &summary.recommendation;
-    section += &format!("<div class=\"advice\"><p>{}</p>", escaped(&advice.text));
-    if let Some(lines) = &advice.configuration {
+    let (what, why) = advice(report);
+    section += &format!("<div class=\"advice\"><p>{}</p>", prose(&what));
+    if !why.is_empty() {
+        section += &format!("<p class=\"why\">{}</p>", prose(why));
+    }
+    if let Some(lines) = &summary.recommendation.configuration {
         section += &format!("<pre>{}</pre>", escaped(lines.trim_end()));
     }
     section += "</div>\n";
     section += &charts(report);
     section += "<h3>Every arm in words</h3>\n";
     section += &table(&summary.arms, &["arm", "what can be said"], |arm| {
-        vec![format!("<td class=\"words\">{}</td>", escaped(&arm.words))]
+        vec![format!("<td class=\"words\">{}</td>", prose(&arm.words))]
     });
     section += &figures_of(report);
     section += &where_and_how(comparison);
     section + "</section>\n"
+}
+
+/// Sentences: a number stays with its sign.
+fn prose(text: &str) -> String {
+    escaped(&text.replace(" %", "\u{a0}%"))
+}
+
+/// What to do, in a sentence, and the sentences after that.
+fn advice(report: &Report) -> (String, &str) {
+    let text = &report.summary.recommendation.text;
+    text.split_once(". ")
+        .map_or((text.clone(), ""), |(what, why)| (format!("{what}."), why))
 }
 
 fn charts(report: &Report) -> String {
@@ -125,11 +140,9 @@ fn charts(report: &Report) -> String {
         }
     }
     if let Some(chart) = latency::by_percentile(comparison) {
-        let legend = legend(comparison);
         let caption =
             "All requests of an arm together, those of planned arrivals where there were any.";
         charts += &figure("Latency by percentile", "wide", &chart, caption);
-        charts += &legend;
     }
     let evenness: Vec<Option<f64>> = summary
         .arms
@@ -139,8 +152,8 @@ fn charts(report: &Report) -> String {
     if let Some(many) = connections::over_time(comparison, &evenness) {
         charts += "<h3>Open connections of each worker</h3>\n";
         charts += &many;
-        charts += "<p class=\"soft\">A line for each worker, in one block of each arm. Lines that lie on each other: \
-                   an even spread.</p>\n";
+        charts += "<p class=\"soft\">A line for each worker, in one block of each arm. Where lines lie on each \
+                   other, the spread is even. Busiest by mean: all blocks.</p>\n";
     }
     charts
 }
@@ -148,22 +161,6 @@ fn charts(report: &Report) -> String {
 fn figure(heading: &str, class: &str, chart: &str, caption: &str) -> String {
     format!(
         "<h3>{heading}</h3>\n<figure><div class=\"{class}\">{chart}</div><figcaption>{caption}</figcaption></figure>\n"
-    )
-}
-
-/// Which line is whose.
-fn legend(comparison: &Comparison) -> String {
-    let entries = comparison.arms.iter().enumerate().map(|(i, arm)| {
-        format!(
-            "<li><svg viewBox=\"0 0 34 10\" aria-hidden=\"true\"><line class=\"series\" {} x1=\"0\" y1=\"5\" x2=\"34\" \
-             y2=\"5\"/></svg>{}</li>",
-            stroke(i),
-            escaped(&arm.name)
-        )
-    });
-    format!(
-        "<ul class=\"legend\">{}</ul>\n",
-        entries.collect::<String>()
     )
 }
 
@@ -339,7 +336,119 @@ fn date(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::super::{
+            Ending, Open,
+            tests::{comparison, made_up},
+        },
+        *,
+    };
+
+    /// Every tag is closed by its own, and every attribute has its quotes.
+    fn assert_balanced(page: &str) {
+        let mut open = Vec::new();
+        let mut rest = page
+            .strip_prefix("<!DOCTYPE html>")
+            .expect("it says what it is");
+        while let Some((_, tag)) = rest.split_once('<') {
+            let (tag, after) = tag.split_once('>').expect("a tag ends");
+            rest = after;
+            assert!(
+                !tag.contains('<') && tag.matches('"').count() % 2 == 0,
+                "<{tag}>"
+            );
+            match (tag.strip_prefix('/'), tag.ends_with('/')) {
+                (Some(name), _) => assert_eq!(open.pop(), Some(name)),
+                (None, true) => {}
+                (None, false) => open.push(tag.split_whitespace().next().expect("a name")),
+            }
+        }
+        assert!(open.is_empty(), "{open:?}");
+    }
+
+    /// With all that can be shown.
+    fn everything() -> Report {
+        let mut comparison = made_up();
+        for block in &mut comparison.blocks {
+            let look = |at| Open {
+                at,
+                by_worker: vec![3, 4 + u64::from(block.round)],
+            };
+            block.open = vec![look(0.0), look(0.5), look(1.0)];
+        }
+        comparison.circumstances.command = "pointsman bench --seed 7".to_owned();
+        comparison
+            .circumstances
+            .notes
+            .push("Nothing else ran.".to_owned());
+        comparison.report()
+    }
+
+    #[test]
+    fn a_page_loads_nothing_runs_nothing_and_closes_its_tags() {
+        let page = html(&[everything(), everything()]);
+        assert_balanced(&page);
+        for sign in [
+            "http:", "https:", "src=", "<script", "@import", "url(", "NaN", "inf",
+        ] {
+            assert!(!page.contains(sign), "{sign}");
+        }
+        for heading in [
+            "Requests a second",
+            "CPU time for a request",
+            "Latency by percentile",
+            "Open connections of each worker",
+            "Workers",
+            "Where and how",
+        ] {
+            assert_eq!(
+                page.matches(&format!("<h3>{heading}</h3>")).count(),
+                2,
+                "{heading}"
+            );
+        }
+        assert!(page.contains("pointsman bench --seed 7") && page.contains("Nothing else ran."));
+        assert!(page.contains("noise floor") && page.contains("default-src 'none'"));
+    }
+
+    #[test]
+    fn names_from_a_configuration_cannot_become_tags() {
+        let hostile = "<script>alert(\"1\")</script>&'";
+        let mut comparison = everything().comparison;
+        for arm in &mut comparison.arms {
+            arm.name += hostile;
+            arm.configuration = Some(hostile.to_owned());
+        }
+        comparison.scenario = hostile.to_owned();
+        comparison.load = hostile.to_owned();
+        comparison.circumstances.command = hostile.to_owned();
+        comparison.circumstances.notes.push(hostile.to_owned());
+        comparison.ending = Ending::Failed {
+            why: hostile.to_owned(),
+        };
+        let names: Vec<String> = comparison
+            .arms
+            .iter()
+            .map(|arm| escaped(&arm.name))
+            .collect();
+        let page = html(&[comparison.report()]);
+        assert_balanced(&page);
+        assert!(!page.contains("<script") && !page.contains("alert(\"1\")"));
+        assert!(names.iter().all(|name| page.contains(name)));
+    }
+
+    #[test]
+    fn a_page_stands_even_where_there_is_next_to_nothing() {
+        assert_balanced(&html(&[]));
+        let empty = || comparison(&[]).report();
+        let alone = comparison(&["alone"]).report();
+        let mut few = everything().comparison;
+        few.blocks.truncate(4);
+        few.blocks[0].open.clear();
+        let page = html(&[empty(), alone, few.report()]);
+        assert_balanced(&page);
+        assert!(!page.contains("NaN"));
+    }
 
     #[test]
     fn dates_know_of_leap_years() {

@@ -1,8 +1,18 @@
 //! What charts are drawn with. Colours stand in the style sheet (those of Okabe and Ito, which people with any
 //! kind of colour vision can tell apart), and every line has dashes of its own besides.
 
-/// Dashes, by arm. With nine colours and seven dashes no two of 63 arms look alike.
-const DASHES: [&str; 7] = ["", "2 3", "", "8 3", "7 3 2 3", "3 2", "12 3 3 3"];
+/// Dashes, by arm.
+const DASHES: [&str; 9] = [
+    "none",
+    "2 3",
+    "10 2",
+    "6 3",
+    "8 3 2 3",
+    "4 2",
+    "14 3 3 3",
+    "1 2",
+    "8 2 2 2 2 2",
+];
 /// Colours in the style sheet: `--a0` and on.
 const COLOURS: usize = 9;
 
@@ -27,10 +37,7 @@ pub(super) fn escaped(text: &str) -> String {
 /// How the line of series `i` looks.
 pub(super) fn stroke(i: usize) -> String {
     let (colour, dashes) = (i % COLOURS, DASHES[i % DASHES.len()]);
-    format!(
-        "style=\"stroke:var(--a{colour})\" stroke-dasharray=\"{}\"",
-        if dashes.is_empty() { "none" } else { dashes }
-    )
+    format!("style=\"stroke:var(--a{colour})\" stroke-dasharray=\"{dashes}\"")
 }
 
 /// A drawing of this size, with what it shows for those who cannot see it.
