@@ -9,8 +9,8 @@ use super::{
 };
 use crate::scoreboard::histogram::Snapshot;
 
-/// Log ratios beyond this are something broken; and all that is reported stays finite.
-const FARTHEST: f64 = 20.0;
+/// Beyond a thousand times something is broken, or there is no telling; and all that is reported stays finite.
+const FARTHEST: f64 = 6.907_755_278_982_137; // ln 1000
 
 impl Comparison {
     /// What can be said of it so far.
