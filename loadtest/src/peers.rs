@@ -19,7 +19,7 @@ use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::rundir::{self, About, Run};
 use crate::site::Site;
-use crate::upstream::{LARGE, SLOW, SMALL};
+use crate::upstream::{HOST, LARGE, SLOW, SMALL};
 
 /// How long a slow answer takes, milliseconds; as in `pointsman bench`.
 const SLOW_MS: u32 = 20;
@@ -258,7 +258,7 @@ impl Peers {
         Plan {
             program: self.pointsman.clone(),
             scenario,
-            host: "loadtest".to_owned(),
+            host: HOST.to_owned(),
             path: path.to_owned(),
             slow_path: format!("{SLOW}{SLOW_MS}"),
             planted: None,

@@ -10,6 +10,9 @@ use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
+/// What all clients ask for in `Host`, those that check and those that measure: a proxy may have another answer for
+/// another host.
+pub(crate) const HOST: &str = "loadtest.example";
 /// Path of the small answer: 100 bytes.
 pub(crate) const SMALL: &str = "/";
 /// Path of the large answer: 64 KiB.

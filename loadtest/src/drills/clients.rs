@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::upstream::{SMALL, small_body};
+use crate::upstream::{HOST, SMALL, small_body};
 
 /// Clients that keep their connections.
 const KEPT: u32 = 32;
@@ -130,7 +130,11 @@ impl Traffic {
                 ledger.borrow_mut().lost_idle += 1;
                 connection = None;
             }
-            let fate = self.ask(&mut connection, true).await;
+            // Behind one that is not answered, others are given up before they are sent.
+            let fate = match began.elapsed() < planned + self.patience {
+                true => self.ask(&mut connection, true).await,
+                false => Fate::TimedOut,
+            };
             if fate != Fate::Answered {
                 connection = None;
             }
@@ -182,7 +186,7 @@ fn has_ended(stream: &TcpStream) -> bool {
 async fn exchange(stream: &mut TcpStream, keep: bool) -> std::io::Result<bool> {
     stream.set_nodelay(true)?;
     let connection = if keep { "" } else { "Connection: close\r\n" };
-    let request = format!("GET {SMALL} HTTP/1.1\r\nHost: drill\r\n{connection}\r\n");
+    let request = format!("GET {SMALL} HTTP/1.1\r\nHost: {HOST}\r\n{connection}\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut buffer = vec![0; ROOM];
     let mut held = 0;
@@ -213,6 +217,13 @@ fn judge(bytes: &[u8]) -> Option<bool> {
         return Some(false);
     }
     let (body, expected) = (&bytes[length..], small_body());
+    let announced = answer
+        .headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    if announced.is_some_and(|header| header.value != b"100") {
+        return Some(false);
+    }
     (body.len() >= expected.len()).then(|| body == expected.as_bytes())
 }
 
@@ -245,6 +256,8 @@ mod tests {
         assert_eq!(judge(&right.as_bytes()[..20]), None);
         assert_eq!(judge(right.replace("200", "502").as_bytes()), Some(false));
         assert_eq!(judge(right.replace("hundred", "HUNDRED").as_bytes()), Some(false));
+        let empty = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(judge(empty), Some(false));
         assert_eq!(judge(b"nonsense\r\n\r\n"), Some(false));
     }
 }

@@ -104,7 +104,12 @@ fn drill(site: &Site<'_>, dir: &Path, arm: Arm, fault: Fault) -> Result<Record> 
     let server = site.start(arm, &label, &upstream, &mut ports)?;
     let mut record = None;
     alone(async {
-        record = Some(watch(&server, arm, fault).await?);
+        let interrupt = site.interrupt;
+        tokio::select! {
+            biased;
+            watched = watch(&server, arm, fault) => record = Some(watched?),
+            () = interrupt.wait() => interrupt.check()?,
+        }
         Ok(())
     })?;
     record.context("a drill without a record")
@@ -125,7 +130,7 @@ async fn watch(server: &Server, arm: Arm, fault: Fault) -> Result<Record> {
     let began = Instant::now();
     let clients = tokio::task::spawn_local(traffic.run(began));
     sleep_until(began + LEAD).await;
-    let victim = victim(server.pid)?;
+    let Victim { pid: victim, whole } = victim(server.pid)?;
     let before = pids(server.pid);
     let struck = began.elapsed();
     let replaced = match fault {
@@ -146,14 +151,24 @@ async fn watch(server: &Server, arm: Arm, fault: Fault) -> Result<Record> {
         replaced: replaced.map(|at| at.duration_since(began)),
         ended: duration,
     };
-    Ok(Record::of(arm, fault, &times, victim == server.pid, &ledger))
+    Ok(Record::of(arm, fault, &times, whole, &ledger))
 }
 
-/// Who is to fail: the first worker process, or the only process there is.
-fn victim(root: i32) -> Result<i32> {
+/// Who is to fail.
+struct Victim {
+    pid: i32,
+    /// There is nobody else who serves.
+    whole: bool,
+}
+
+/// The first worker process, or the only process there is.
+fn victim(root: i32) -> Result<Victim> {
     let tree = processes::tree(root).context("the proxy's processes")?;
-    let worker = tree.iter().filter(|process| process.parent == root);
-    Ok(worker.map(|process| process.pid).min().unwrap_or(root))
+    let workers = || tree.iter().filter(|process| process.parent == root);
+    Ok(Victim {
+        pid: workers().map(|process| process.pid).min().unwrap_or(root),
+        whole: workers().count() <= 1,
+    })
 }
 
 fn pids(root: i32) -> HashSet<i32> {
