@@ -185,6 +185,7 @@ impl Peers {
         let dir = scratch()?;
         let site = Site {
             dir: dir.path(),
+            sockets: dir.path(),
             programs,
             workers: self.workers,
             connections: self.clients,

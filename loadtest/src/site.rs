@@ -31,6 +31,8 @@ const READY_DEADLINE: Duration = Duration::from_secs(15);
 pub(crate) struct Site<'a> {
     /// Scratch directory; each server gets one of its own in it.
     pub(crate) dir: &'a Path,
+    /// Where sockets go, whose paths must be short: the scratch directory itself.
+    pub(crate) sockets: &'a Path,
     pub(crate) programs: &'a Programs,
     /// Of each proxy.
     pub(crate) workers: u32,
@@ -216,7 +218,7 @@ impl Site<'_> {
                     .args(["--upstream", &format!("http://127.0.0.1:{upstream}")])
                     .args(["--admin", &format!("127.0.0.1:{admin}")])
                     .arg("--control")
-                    .arg(dir.join("control.sock"))
+                    .arg(self.sockets.join(format!("control-{port}")))
                     .args(["--mode", ours.mode().name()]);
                 if let Some(policy) = ours.policy() {
                     command.args(["--policy", policy.name()]);
