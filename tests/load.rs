@@ -151,7 +151,9 @@ fn a_stall_of_the_server_shows_in_all_that_was_planned_meanwhile() {
             served_late <= 8,
             "{scenario:?}: {served_late} at once with 8 clients"
         );
-        assert_eq!(outcome.lag.count(), outcome.service.count());
+        // Those that were sent and have no answer at the end.
+        let under_way = outcome.lag.count() - outcome.service.count();
+        assert!(under_way <= 8, "{under_way}");
     }
 }
 

@@ -274,6 +274,8 @@ impl Client {
         let read = self.stream.as_mut().map(|stream| stream.read(buffer));
         match read {
             Some(Ok(0)) => Step::Ended,
+            // "Request timeout": how some servers take leave of a client that has nothing to ask.
+            Some(Ok(n)) if buffer[..n].starts_with(b"HTTP/1.1 408") => Step::Ended,
             Some(Ok(_)) => Step::Unasked,
             Some(Err(error)) if would_wait(&error) => Step::Waiting,
             Some(Err(_)) | None => Step::Ended,

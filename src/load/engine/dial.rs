@@ -120,3 +120,22 @@ impl Dial {
         NoConnection::Impossible(Error::failed(why))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::libc::{EADDRNOTAVAIL, ECONNREFUSED, EMFILE};
+
+    use super::*;
+
+    #[test]
+    fn what_the_target_does_not_want_is_told_from_what_cannot_be_done_here() {
+        let dial = Dial::new(&crate::load::tests::order());
+        let why = |errno| match dial.classify(&io::Error::from_raw_os_error(errno)) {
+            NoConnection::Impossible(error) => error.to_string(),
+            NoConnection::Refused => String::new(),
+        };
+        assert!(why(EADDRNOTAVAIL).contains("source port"));
+        assert!(why(EMFILE).contains("descriptor"));
+        assert_eq!(why(ECONNREFUSED), "");
+    }
+}

@@ -239,6 +239,10 @@ impl Engine {
         first.connected = true;
         first.state = State::Idle;
         self.tally.opened();
+        if self.way == (Way::Plan { keeps: false }) {
+            // It would lie there until somebody happens to take it.
+            first.hang_up();
+        }
         let count = self.clients.len();
         match self.order.scenario {
             Scenario::LongLived => {

@@ -235,7 +235,7 @@ impl Engine {
                     self.disengage(i);
                     self.at_rest(i, now)?;
                 }
-                (What::Leave, State::Asking) => client.leaving = true,
+                (What::Leave, State::Asking | State::Opening) => client.leaving = true,
                 _ => {}
             }
         }
