@@ -115,8 +115,9 @@ pub(super) struct Bench {
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
 
-    /// For how long an arm is measured at a time.
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = span)]
+    /// For how long an arm is measured at a time: short blocks make more rounds, and rounds are what
+    /// certainty comes from.
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = span)]
     block: Duration,
 
     /// Load before each block that does not count [default: a quarter of a block; in long-lived a whole
