@@ -38,7 +38,9 @@ impl Arm {
             return None;
         };
         let mode = format!("mode = \"{}\"\n", arm.mode());
-        let policy = arm.policy().map(|policy| format!("policy = \"{policy}\"\n"));
+        let policy = arm
+            .policy()
+            .map(|policy| format!("policy = \"{policy}\"\n"));
         Some(mode + &policy.unwrap_or_default())
     }
 
@@ -148,7 +150,9 @@ mod tests {
         ] {
             assert_eq!(name.parse::<Arm>().expect("a good name").to_string(), name);
         }
-        let short: Arm = "pointsman:handoff".parse().expect("the policy may be left out");
+        let short: Arm = "pointsman:handoff"
+            .parse()
+            .expect("the policy may be left out");
         assert_eq!(short.to_string(), "pointsman:handoff:least-loaded");
     }
 
@@ -178,6 +182,9 @@ mod tests {
             lines("pointsman:hybrid:round-robin").as_deref(),
             Some("mode = \"hybrid\"\npolicy = \"round-robin\"\n")
         );
-        assert_eq!(lines("pointsman:shared").as_deref(), Some("mode = \"shared\"\n"));
+        assert_eq!(
+            lines("pointsman:shared").as_deref(),
+            Some("mode = \"shared\"\n")
+        );
     }
 }

@@ -94,7 +94,10 @@ mod tests {
         let arms = ["pointsman:shared", "nginx"].map(|name| name.parse().expect("a good name"));
         let described = described(&arms);
         let names: Vec<&str> = described.iter().map(|arm| arm.name.as_str()).collect();
-        assert_eq!(names, ["pointsman:shared", "pointsman:shared, again", "nginx"]);
+        assert_eq!(
+            names,
+            ["pointsman:shared", "pointsman:shared, again", "nginx"]
+        );
         assert_eq!(described[1].twin_of, Some(0));
         assert!(described[0].configuration.is_some() && described[2].configuration.is_none());
     }

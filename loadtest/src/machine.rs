@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
+use pointsman::processes::Snapshot;
 
 /// The cores that this thread may use.
 pub(crate) fn cores() -> Result<Vec<usize>> {
@@ -25,10 +29,7 @@ pub(crate) fn stay_on(cores: &[usize]) -> Result<()> {
 }
 
 /// Does `work` on `cores`: what it starts stays there, and this thread comes back.
-pub(crate) fn on_cores<T>(
-    cores: Option<&[usize]>,
-    work: impl FnOnce() -> Result<T>,
-) -> Result<T> {
+pub(crate) fn on_cores<T>(cores: Option<&[usize]>, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let Some(cores) = cores else {
         return work();
     };
@@ -39,23 +40,72 @@ pub(crate) fn on_cores<T>(
     done
 }
 
-/// What all cores together have done since the machine started, in ticks of the kernel's clock.
+/// What the whole machine has done since it started, and what of it was ours.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    time: CoreTime,
+    /// Everything that we have started and that is still there, and we.
+    ours: Snapshot,
+    /// What we have started and awaited.
+    ended: Duration,
+    at: Instant,
+}
+
+/// Who had the machine's time, as shares of all of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Shares {
+    /// The hypervisor gave it to somebody else.
+    pub(crate) stolen: f64,
+    /// Programs of this machine that are not ours.
+    pub(crate) others: f64,
+}
+
+impl Machine {
+    pub(crate) fn look() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        let usage =
+            getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot read the children's usage")?;
+        let ended = usage.user_time() + usage.system_time();
+        Ok(Self {
+            time: CoreTime::parse(&text).context("/proc/stat is not as expected")?,
+            ours: Snapshot::take(Pid::this().as_raw()).context("our own usage")?,
+            ended: Duration::from_micros(ended.num_microseconds().try_into().unwrap_or(0)),
+            at: Instant::now(),
+        })
+    }
+
+    /// Who had the time since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Shares {
+        let ours = Duration::from_nanos(self.ours.since(&earlier.ours).used.cpu_ns)
+            + self.ended.saturating_sub(earlier.ended);
+        let wall = self.at.duration_since(earlier.at).as_secs_f64() * self.time.cores as f64;
+        let (stolen, busy) = self.time.shares_since(&earlier.time);
+        Shares {
+            stolen,
+            others: (busy - ours.as_secs_f64() / wall.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0),
+        }
+    }
+}
+
+/// Of all cores together, in ticks of the kernel's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CoreTime {
+struct CoreTime {
     stolen: u64,
+    /// Not idle, and not stolen.
+    busy: u64,
     all: u64,
+    cores: usize,
 }
 
 impl CoreTime {
-    pub(crate) fn read() -> Result<Self> {
-        let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-        Self::parse(&text).context("/proc/stat is not as expected")
-    }
-
-    /// Share of the time since `earlier` in which the hypervisor ran somebody else.
-    pub(crate) fn stolen_since(self, earlier: Self) -> f64 {
-        let all = self.all.saturating_sub(earlier.all).max(1);
-        self.stolen.saturating_sub(earlier.stolen) as f64 / all as f64
+    /// Shares of the time since `earlier`: stolen, and busy.
+    fn shares_since(&self, earlier: &Self) -> (f64, f64) {
+        let all = self.all.saturating_sub(earlier.all).max(1) as f64;
+        let share = |now: u64, then: u64| now.saturating_sub(then) as f64 / all;
+        (
+            share(self.stolen, earlier.stolen),
+            share(self.busy, earlier.busy),
+        )
     }
 
     /// `cpu user nice system idle iowait irq softirq steal …`; what follows is in these already.
@@ -67,9 +117,13 @@ impl CoreTime {
             .take(8)
             .map(|field| field.parse().ok())
             .collect::<Option<_>>()?;
+        let (all, stolen) = (fields.iter().sum::<u64>(), *fields.get(7)?);
+        let is_core = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
         Some(Self {
-            stolen: *fields.get(7)?,
-            all: fields.iter().sum(),
+            stolen,
+            busy: all - stolen - fields[3] - fields[4],
+            all,
+            cores: text.lines().filter(is_core).count().max(1),
         })
     }
 }
@@ -138,14 +192,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stolen_time_is_a_share_of_all() {
-        let before = "cpu  10 0 10 70 10 0 0 0 5 0\ncpu0 9 9 9 9 9 9 9 9 0 0\n";
-        let after = "cpu  20 0 20 120 20 10 5 5 9 0\n";
+    fn the_machines_time_is_shared_out() {
+        let before = "cpu  10 0 10 70 10 0 0 0 5 0\ncpu0 9 9 9 9 9 9 9 9 0 0\ncpu1 1\nctxt 7\n";
+        let after = "cpu  20 0 20 120 20 10 5 5 9 0\ncpu0 9\ncpu1 1\n";
         let time = |text| CoreTime::parse(text).expect("it is there");
-        let share = time(after).stolen_since(time(before));
-        assert!((share - 0.05).abs() < 1e-9, "{share}");
-        assert!(time(after).stolen_since(time(after)).abs() < 1e-9);
+        assert_eq!(time(before).cores, 2);
+        let (stolen, busy) = time(after).shares_since(&time(before));
+        assert!((stolen - 0.05).abs() < 1e-9, "{stolen}");
+        assert!((busy - 0.35).abs() < 1e-9, "{busy}");
+        assert_eq!(time(after).shares_since(&time(after)), (0.0, 0.0));
         assert_eq!(CoreTime::parse("cpu0 1 2 3 4 5 6 7 8"), None);
+    }
+
+    #[test]
+    fn this_machine_can_be_looked_at() {
+        let before = Machine::look().expect("there is /proc");
+        let shares = Machine::look().expect("there is /proc").since(&before);
+        assert!((0.0..=1.0).contains(&shares.others) && (0.0..=1.0).contains(&shares.stolen));
     }
 
     #[test]

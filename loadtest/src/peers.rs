@@ -7,14 +7,16 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use pointsman::bench::{self, Extent, Frame, Loops, Plan};
-use pointsman::compare::{Circumstances, Comparison, Ending, Recommendation, Report, Source, report};
+use pointsman::compare::{
+    Circumstances, Comparison, Ending, Recommendation, Report, Source, report,
+};
 use pointsman::load::Scenario;
 
 use crate::arm::{Arm, NAMES};
 use crate::drills;
 use crate::field::Field;
 use crate::guard::Interrupt;
-use crate::machine::{self, CoreTime};
+use crate::machine::{self, Machine, Shares};
 use crate::programs::Programs;
 use crate::progress::Progress;
 use crate::rundir::{self, About, Run};
@@ -23,6 +25,8 @@ use crate::upstream::{HOST, LARGE, SLOW, SMALL};
 
 /// How long a slow answer takes, milliseconds; as in `pointsman bench`.
 const SLOW_MS: u32 = 20;
+/// If others had more than this share of the machine's time, the numbers are not clean.
+const DISTURBED: f64 = 0.05;
 /// How long an answer may take before the load gives it up.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -156,13 +160,22 @@ impl Peers {
         if let Some(cores) = &pins.load {
             machine::stay_on(cores)?;
         }
-        let measured = self.measure(&mut run, &arms.there, &programs, &pins, circumstances, &interrupt);
+        let measured = self.measure(
+            &mut run,
+            &arms.there,
+            &programs,
+            &pins,
+            circumstances,
+            &interrupt,
+        );
         if run.reports.is_empty() && run.drills.is_none() {
             let _ = std::fs::remove_dir(&dir);
             return measured;
         }
         if let Err(error) = &measured {
-            run.about.notes.push(format!("It did not end as planned: {error:#}."));
+            run.about
+                .notes
+                .push(format!("It did not end as planned: {error:#}."));
         }
         run.save(&dir)?;
         for made in &run.reports {
@@ -209,17 +222,33 @@ impl Peers {
                     source: Source::Peers,
                     circumstances: circumstances.clone(),
                 };
-                let before = CoreTime::read()?;
+                let before = Machine::look()?;
                 let mut made = compare(&mut field, &plan, frame, interrupt, |at| {
-                    let rounds = at.rounds.map_or_else(String::new, |all| format!(" of {all}"));
-                    let what = format!("{}: round {}{rounds}: {}", scenario.name(), at.round, at.name);
+                    let rounds = at
+                        .rounds
+                        .map_or_else(String::new, |all| format!(" of {all}"));
+                    let what = format!(
+                        "{}: round {}{rounds}: {}",
+                        scenario.name(),
+                        at.round,
+                        at.name
+                    );
                     progress.say(&what, at.left + later + drilling);
                 })?;
-                let stolen = CoreTime::read()?.stolen_since(before);
+                let Shares { stolen, others } = Machine::look()?.since(&before);
                 made.circumstances.notes.push(format!(
-                    "The hypervisor gave {:.1} % of this machine's time to others meanwhile.",
-                    stolen * 100.0
+                    "Meanwhile the hypervisor gave {:.1} % of this machine's time to others, and other programs here \
+                     took {:.1} %.",
+                    stolen * 100.0,
+                    others * 100.0
                 ));
+                if stolen.max(others) > DISTURBED {
+                    run.about.disturbances.push(format!(
+                        "{}: others had {:.0} % of the machine's time.",
+                        scenario.name(),
+                        (stolen + others) * 100.0
+                    ));
+                }
                 let ending = made.ending.clone();
                 if !made.is_empty() {
                     run.reports.push(judged(made));
@@ -342,6 +371,17 @@ impl Peers {
         })
     }
 
+    fn placement(&self) -> String {
+        let workers = match self.workers {
+            1 => "one worker".to_owned(),
+            many => format!("{many} workers"),
+        };
+        match self.unpinned {
+            true => format!("{workers}, nothing pinned to a core"),
+            false => format!("{workers} on one core, load and upstream on another"),
+        }
+    }
+
     fn about(&self, circumstances: &Circumstances, arms: &Arms, programs: &Programs) -> About {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let versions = arms.there.iter().filter_map(|arm| {
@@ -366,9 +406,10 @@ impl Peers {
             cores: circumstances.cores,
             kernel: circumstances.kernel.clone(),
             seed: self.seed,
-            workers: self.workers,
+            placement: self.placement(),
             versions: versions.collect(),
             missing: arms.missing.clone(),
+            disturbances: Vec::new(),
             notes,
         }
     }

@@ -24,12 +24,14 @@ pub(crate) struct About {
     pub(crate) cores: usize,
     pub(crate) kernel: String,
     pub(crate) seed: u64,
-    /// Of each proxy, but for the drills.
-    pub(crate) workers: u32,
+    /// How many workers of each proxy ran where, but for the drills.
+    pub(crate) placement: String,
     /// What each program says of its version, by arm.
     pub(crate) versions: BTreeMap<String, String>,
     /// Arms that were asked for and could not be run, and why.
     pub(crate) missing: BTreeMap<String, String>,
+    /// When others had much of the machine's time, in sentences.
+    pub(crate) disturbances: Vec<String>,
     /// Whatever else there is to know, in sentences.
     pub(crate) notes: Vec<String>,
 }
@@ -52,7 +54,11 @@ impl Run {
         for made in &self.reports {
             let scenario = &made.comparison.scenario;
             write_json(dir, &format!("comparison-{scenario}.json"), made)?;
-            write(dir, &format!("blocks-{scenario}.csv"), &report::csv(&made.comparison))?;
+            write(
+                dir,
+                &format!("blocks-{scenario}.csv"),
+                &report::csv(&made.comparison),
+            )?;
         }
         if !self.reports.is_empty() {
             write(dir, "report.html", &report::html(&self.reports))?;
@@ -65,8 +71,12 @@ impl Run {
 
     /// Reads what [`save`](Self::save) wrote.
     pub(crate) fn load(dir: &Path) -> Result<Self> {
-        let about = read_json(&dir.join(ABOUT))?
-            .with_context(|| format!("{} is not the folder of a run: it has no {ABOUT}", dir.display()))?;
+        let about = read_json(&dir.join(ABOUT))?.with_context(|| {
+            format!(
+                "{} is not the folder of a run: it has no {ABOUT}",
+                dir.display()
+            )
+        })?;
         let mut reports = Vec::new();
         for scenario in Scenario::ALL {
             let path = dir.join(format!("comparison-{}.json", scenario.name()));
@@ -114,7 +124,10 @@ impl Run {
         text.push_str(&table::short(self));
         for made in &self.reports {
             let comparison = &made.comparison;
-            text.push_str(&format!("\n## {}\n\n{}.\n", comparison.scenario, comparison.load));
+            text.push_str(&format!(
+                "\n## {}\n\n{}.\n",
+                comparison.scenario, comparison.load
+            ));
             if comparison.ending != Ending::Complete {
                 text.push_str(&format!(
                     "\n**Not complete**: {}.\n",
@@ -201,7 +214,10 @@ mod tests {
         assert_eq!(back.drills, run.drills);
         assert_eq!(table::short(&back), table::short(&run));
         let readme = fs::read_to_string(dir.join("README.md")).expect("it was written");
-        assert!(readme.contains("abc1234") && readme.contains("**Missing**: envoy"), "{readme}");
+        assert!(
+            readme.contains("abc1234") && readme.contains("**Missing**: envoy"),
+            "{readme}"
+        );
         let error = format!("{:#}", Run::load(&again).expect_err("it is empty"));
         assert!(error.contains("run.json"), "{error}");
     }

@@ -176,20 +176,31 @@ impl Site<'_> {
             Arm::Nginx { .. } => {
                 let conf = file("nginx.conf", NGINX_CONF)?;
                 // -e: what goes wrong before the configuration is read goes to our log too.
-                command.arg("-p").arg(dir).arg("-c").arg(conf).args(["-e", "stderr"]);
+                command
+                    .arg("-p")
+                    .arg(dir)
+                    .arg("-c")
+                    .arg(conf)
+                    .args(["-e", "stderr"]);
             }
             Arm::Haproxy => {
                 // -W: a master that watches; without -D it stays in the foreground.
-                command.arg("-W").arg("-f").arg(file("haproxy.cfg", HAPROXY_CFG)?);
+                command
+                    .arg("-W")
+                    .arg("-f")
+                    .arg(file("haproxy.cfg", HAPROXY_CFG)?);
             }
             Arm::Envoy => {
-                command.arg("-c").arg(file("envoy.yaml", ENVOY_YAML)?).args([
-                    "--concurrency",
-                    &workers,
-                    "--disable-hot-restart",
-                    "--log-level",
-                    "error",
-                ]);
+                command
+                    .arg("-c")
+                    .arg(file("envoy.yaml", ENVOY_YAML)?)
+                    .args([
+                        "--concurrency",
+                        &workers,
+                        "--disable-hot-restart",
+                        "--log-level",
+                        "error",
+                    ]);
             }
             Arm::Caddy => {
                 command
@@ -350,18 +361,26 @@ mod tests {
     fn templates_are_filled_or_refused() {
         let filled = |text| fill(text, &[("X", "1@")]);
         assert_eq!(filled("a @X@ b @X@c").expect("all known"), "a 1@ b 1@c");
-        assert_eq!(filled("\"@type\" @ a@b @@").expect("no keys"), "\"@type\" @ a@b @@");
+        assert_eq!(
+            filled("\"@type\" @ a@b @@").expect("no keys"),
+            "\"@type\" @ a@b @@"
+        );
         let error = filled("a @X@ b @YES@").expect_err("an unknown key");
         assert!(error.to_string().contains("@YES@"));
     }
 
     #[test]
     fn every_template_has_what_it_needs() {
-        let values = ["DIR", "PORT", "UPSTREAM", "WORKERS", "KEEPALIVE", "BUFFERS"].map(|k| (k, "7"));
+        let values =
+            ["DIR", "PORT", "UPSTREAM", "WORKERS", "KEEPALIVE", "BUFFERS"].map(|k| (k, "7"));
         for template in [NGINX_CONF, HAPROXY_CFG, ENVOY_YAML, CADDYFILE, NODE_JS] {
             let text = fill(template, &values).expect("all known");
             assert!(!text.contains("@PORT@"));
         }
-        assert!(fill(ENVOY_YAML, &values).expect("all known").contains("\"@type\""));
+        assert!(
+            fill(ENVOY_YAML, &values)
+                .expect("all known")
+                .contains("\"@type\"")
+        );
     }
 }

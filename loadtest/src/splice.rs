@@ -31,7 +31,11 @@ impl Splice {
             .with_context(|| self.readme.display().to_string())?;
         fs::write(&self.readme, spliced)
             .with_context(|| format!("cannot write {}", self.readme.display()))?;
-        eprintln!("{} now has the table of {}", self.readme.display(), self.run.display());
+        eprintln!(
+            "{} now has the table of {}",
+            self.readme.display(),
+            self.run.display()
+        );
         Ok(())
     }
 }
@@ -58,7 +62,9 @@ fn parts(text: &str) -> Result<(&str, &str, &str)> {
         bail!("it needs one line '{BEGIN} RUN -->' and one '{END}'");
     }
     let (before, rest) = text.split_once(BEGIN).context("it has been counted")?;
-    let (name, rest) = rest.split_once("-->").context("the first mark has no end")?;
+    let (name, rest) = rest
+        .split_once("-->")
+        .context("the first mark has no end")?;
     let (_, after) = rest
         .split_once(END)
         .context("the marks are the wrong way round")?;

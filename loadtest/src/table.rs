@@ -13,14 +13,14 @@ const NOTHING: &str = "–";
 /// What the run says, in short: cost, throughput, latency, and what failures do.
 pub(crate) fn short(run: &Run) -> String {
     let mut text = String::new();
+    let about = &run.about;
     let _ = writeln!(
         text,
-        "{}, {} cores, {}; {} worker{} on one core, load and upstream on another. {}\n",
-        run.about.processor,
-        run.about.cores,
-        run.about.kernel,
-        run.about.workers,
-        if run.about.workers == 1 { "" } else { "s" },
+        "{}, {} cores, {}; {}. {}\n",
+        about.processor,
+        about.cores,
+        about.kernel,
+        about.placement,
         versions(run),
     );
     if !run.about.missing.is_empty() {
@@ -44,13 +44,13 @@ pub(crate) fn short(run: &Run) -> String {
 fn versions(run: &Run) -> String {
     let mut versions: Vec<&str> = Vec::new();
     for version in run.about.versions.values() {
-        if !versions.contains(&version.as_str()) && !version.starts_with("loadtest") {
+        if !versions.contains(&version.as_str()) {
             versions.push(version);
         }
     }
     match versions.is_empty() {
         true => String::new(),
-        false => format!("{}.", versions.join("; ")),
+        false => format!("{}.", versions.join(", ")),
     }
 }
 
@@ -78,7 +78,11 @@ fn names(run: &Run) -> Vec<&str> {
 /// A table with a row for each arm and a column for each scenario.
 fn by_scenario(run: &Run, cell: impl Fn(&Report, &ArmSummary) -> String) -> String {
     let mut head = vec![String::new()];
-    head.extend(run.reports.iter().map(|report| report.comparison.scenario.clone()));
+    head.extend(
+        run.reports
+            .iter()
+            .map(|report| report.comparison.scenario.clone()),
+    );
     let mut cells = vec![head];
     for name in names(run) {
         let mut row = vec![name.to_owned()];
@@ -92,7 +96,10 @@ fn by_scenario(run: &Run, cell: impl Fn(&Report, &ArmSummary) -> String) -> Stri
 }
 
 fn base(run: &Run) -> &str {
-    let first = run.reports.first().and_then(|report| report.summary.arms.first());
+    let first = run
+        .reports
+        .first()
+        .and_then(|report| report.summary.arms.first());
     first.map_or("the first", |arm| arm.name.as_str())
 }
 
@@ -120,8 +127,17 @@ fn costs(text: &mut String, run: &Run) {
     text.push_str(&table);
 }
 
-fn with_ratio(report: &Report, arm: &ArmSummary, value: String, contrast: Option<Contrast>) -> String {
-    let is_base = report.summary.arms.first().is_some_and(|base| base.name == arm.name);
+fn with_ratio(
+    report: &Report,
+    arm: &ArmSummary,
+    value: String,
+    contrast: Option<Contrast>,
+) -> String {
+    let is_base = report
+        .summary
+        .arms
+        .first()
+        .is_some_and(|base| base.name == arm.name);
     match contrast {
         Some(contrast) if !is_base => format!("{value}<br>{}", ratio(contrast)),
         _ => value,
@@ -154,7 +170,7 @@ fn latencies(text: &mut String, run: &Run) {
 
 /// What should make a reader doubt.
 fn complaints(text: &mut String, run: &Run) {
-    let mut lines = Vec::new();
+    let mut lines = run.about.disturbances.clone();
     for report in &run.reports {
         let (comparison, summary) = (&report.comparison, &report.summary);
         if comparison.ending != Ending::Complete {
@@ -207,7 +223,11 @@ fn failures(text: &mut String, drills: &Drills) {
             format!("{} of {}", sum(Record::failed), sum(|r| r.requests)),
             sum(|r| r.lost_idle).to_string(),
             slowest(&records, |r| r.replaced_after, "never"),
-            slowest(&records, |r| r.served_after, &format!("not within {} s", drills.watched_for)),
+            slowest(
+                &records,
+                |r| r.served_after,
+                &format!("not within {} s", drills.watched_for),
+            ),
         ]);
     }
     text.push_str(&align(&cells));
@@ -356,7 +376,11 @@ pub(crate) mod tests {
 
     /// A run with two arms and a twin, six rounds, and drills of one arm.
     pub(crate) fn sample() -> Run {
-        let costs = [("nginx", 20_000), ("nginx, again", 20_000), ("relay", 10_000)];
+        let costs = [
+            ("nginx", 20_000),
+            ("nginx, again", 20_000),
+            ("relay", 10_000),
+        ];
         let mut blocks = Vec::new();
         for round in 1..=6 {
             for (arm, (_, cost)) in costs.iter().enumerate() {
@@ -417,9 +441,10 @@ pub(crate) mod tests {
                 cores: 2,
                 kernel: "Linux 6".to_owned(),
                 seed: 1,
-                workers: 1,
-                versions: [("nginx".to_owned(), "nginx version: 1".to_owned())].into(),
+                placement: "one worker somewhere".to_owned(),
+                versions: [("nginx".to_owned(), "nginx 1".to_owned())].into(),
                 missing: [("envoy".to_owned(), "it is not installed".to_owned())].into(),
+                disturbances: vec!["keepalive: others had 9 % of it.".to_owned()],
                 notes: vec!["A note.".to_owned()],
             },
             reports: vec![comparison.report()],
@@ -438,7 +463,8 @@ pub(crate) mod tests {
         let text = short(&sample());
         for part in [
             "Missing in this run: envoy",
-            "nginx version: 1",
+            "nginx 1.",
+            "others had 9 %",
             "20.0",
             "0.50× [",
             "3 requests of nginx, again failed",

@@ -53,14 +53,17 @@ fn left_behind(home: &Path) -> Vec<String> {
         .flatten()
         .filter(|process| {
             let environment = fs::read(process.path().join("environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+            environment
+                .split(|byte| *byte == 0)
+                .any(|variable| variable == mark.as_bytes())
         })
         .map(|process| fs::read_to_string(process.path().join("cmdline")).unwrap_or_default())
         .collect()
 }
 
 fn json(path: &Path) -> Value {
-    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text =
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -114,7 +117,10 @@ fn a_comparison_leaves_everything_that_is_needed_to_judge_it() {
     let output = loadtest(home.path(), &["splice", "runs/smoke"]);
     assert!(output.status.success(), "{output:?}");
     let front = fs::read_to_string(home.path().join("README.md")).expect("it is still there");
-    assert!(front.contains("loadtest:begin runs/smoke") && front.ends_with("below\n"), "{front}");
+    assert!(
+        front.contains("loadtest:begin runs/smoke") && front.ends_with("below\n"),
+        "{front}"
+    );
     assert!(front.contains("| relay"), "{front}");
 }
 
@@ -123,11 +129,20 @@ fn drills_tell_what_clients_saw() {
     let home = tempfile::tempdir().expect("a folder");
     let (run, _) = peers(
         home.path(),
-        &["--arms", "pointsman:handoff,relay", "--only-drills", "--drills", "1"],
+        &[
+            "--arms",
+            "pointsman:handoff,relay",
+            "--only-drills",
+            "--drills",
+            "1",
+        ],
     );
     let drills = json(&run.join("drills.json"));
     let records = drills["records"].as_array().expect("records");
-    let faults: Vec<&str> = records.iter().map(|r| r["fault"].as_str().expect("a fault")).collect();
+    let faults: Vec<&str> = records
+        .iter()
+        .map(|r| r["fault"].as_str().expect("a fault"))
+        .collect();
     assert_eq!(faults, ["kill", "stop"], "one arm, each fault once");
     for record in records {
         assert!(record["requests"].as_u64() > Some(1000), "{record}");
@@ -136,9 +151,15 @@ fn drills_tell_what_clients_saw() {
         assert_eq!(record["wrong"], 0, "{record}");
         assert_eq!(record["whole"], false, "{record}");
     }
-    assert!(records[0]["lost_idle"].as_u64() > Some(0), "somebody's connection was there: {records:?}");
+    assert!(
+        records[0]["lost_idle"].as_u64() > Some(0),
+        "somebody's connection was there: {records:?}"
+    );
     assert!(records[0]["replaced_after"].is_f64(), "{records:?}");
-    assert!(records[1]["long_kept"].as_u64() > Some(0), "somebody waited: {records:?}");
+    assert!(
+        records[1]["long_kept"].as_u64() > Some(0),
+        "somebody waited: {records:?}"
+    );
 }
 
 #[test]
@@ -147,12 +168,28 @@ fn nonsense_is_refused_by_name() {
     for (arguments, culprit) in [
         (&["peers", "--arms", "apache"][..], "apache"),
         (&["peers", "--scenario", "nothing"], "nothing"),
-        (&["peers", "--arms", "relay,relay", "--unpinned"], "relay is named twice"),
-        (&["peers", "--arms", "relay", "--unpinned", "--pointsman", "no/such"], "no/such"),
+        (
+            &["peers", "--arms", "relay,relay", "--unpinned"],
+            "relay is named twice",
+        ),
+        (
+            &[
+                "peers",
+                "--arms",
+                "relay",
+                "--unpinned",
+                "--pointsman",
+                "no/such",
+            ],
+            "no/such",
+        ),
         (&["splice", "no/such/run"], "README.md"),
     ] {
         let output = loadtest(home.path(), arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains(culprit), "{arguments:?}: {said}");
+        assert!(
+            !output.status.success() && said.contains(culprit),
+            "{arguments:?}: {said}"
+        );
     }
 }

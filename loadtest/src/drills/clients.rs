@@ -142,7 +142,14 @@ impl Traffic {
         }
     }
 
-    fn note(&self, ledger: &RefCell<Ledger>, kept: bool, began: Instant, planned: Duration, fate: Fate) {
+    fn note(
+        &self,
+        ledger: &RefCell<Ledger>,
+        kept: bool,
+        began: Instant,
+        planned: Duration,
+        fate: Fate,
+    ) {
         let took = began.elapsed().saturating_sub(planned);
         ledger.borrow_mut().attempts.push(Attempt {
             kept,
@@ -250,12 +257,18 @@ mod tests {
 
     #[test]
     fn only_the_upstreams_answer_is_right() {
-        let right = format!("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", small_body());
+        let right = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}",
+            small_body()
+        );
         assert_eq!(judge(right.as_bytes()), Some(true));
         assert_eq!(judge(&right.as_bytes()[..right.len() - 1]), None);
         assert_eq!(judge(&right.as_bytes()[..20]), None);
         assert_eq!(judge(right.replace("200", "502").as_bytes()), Some(false));
-        assert_eq!(judge(right.replace("hundred", "HUNDRED").as_bytes()), Some(false));
+        assert_eq!(
+            judge(right.replace("hundred", "HUNDRED").as_bytes()),
+            Some(false)
+        );
         let empty = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
         assert_eq!(judge(empty), Some(false));
         assert_eq!(judge(b"nonsense\r\n\r\n"), Some(false));

@@ -66,7 +66,10 @@ pub(crate) fn run(
         for arm in arms.iter().copied() {
             for fault in [Fault::Kill, Fault::Stop] {
                 site.interrupt.check()?;
-                tell(&format!("{arm}: {}", fault.words()), all.saturating_sub(done));
+                tell(
+                    &format!("{arm}: {}", fault.words()),
+                    all.saturating_sub(done),
+                );
                 let dir = site.dir.join(format!("drill-{turn}-{}", fault.name()));
                 if !dir.exists() {
                     std::fs::create_dir(&dir)

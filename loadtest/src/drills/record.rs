@@ -100,7 +100,8 @@ pub(crate) struct Record {
 impl Record {
     pub(super) fn of(arm: Arm, fault: Fault, times: &Times, whole: bool, ledger: &Ledger) -> Self {
         let attempts = &ledger.attempts;
-        let count = |is: &dyn Fn(&Attempt) -> bool| attempts.iter().filter(|a| is(a)).count() as u64;
+        let count =
+            |is: &dyn Fn(&Attempt) -> bool| attempts.iter().filter(|a| is(a)).count() as u64;
         let fate = |fate: Fate| count(&|attempt| attempt.fate == fate);
         let mut took: Vec<f64> = attempts
             .iter()
@@ -197,7 +198,10 @@ mod tests {
     #[test]
     fn service_that_does_not_come_back_is_not_called_back() {
         let arm = "envoy".parse().expect("a good name");
-        let gone = ledger(&[(true, 500, 1, Fate::Answered), (true, 3900, 1, Fate::Refused)]);
+        let gone = ledger(&[
+            (true, 500, 1, Fate::Answered),
+            (true, 3900, 1, Fate::Refused),
+        ]);
         let record = Record::of(arm, Fault::Kill, &TIMES, true, &gone);
         assert_eq!(record.served_after, None);
         assert_eq!(record.p99, None);
