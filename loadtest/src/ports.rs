@@ -5,6 +5,13 @@ use std::net::{Ipv4Addr, TcpListener};
 
 use anyhow::{Result, bail};
 
+/// The lowest port that is given.
+const FIRST: u32 = 10_000;
+/// A run needs fewer ports than this.
+const ROOM: u16 = 200;
+/// How far apart two runs start whose processes were started one after the other.
+const APART: u32 = 97;
+
 /// Free ports, outside of those that the kernel gives to outgoing connections: there, some
 /// connection of the load could sit on a port before the server that is to listen on it.
 pub(crate) struct Ports {
@@ -23,8 +30,10 @@ impl Ports {
         } else {
             u16::MAX
         };
-        // Two runs at once start at different places, as a courtesy; bind decides.
-        let first = 10_000 + u16::try_from(std::process::id() % 1_000).expect("less than 1000");
+        // Two runs at once, whose ids are neighbours, start at different places, as a courtesy; bind decides.
+        let first =
+            FIRST + std::process::id().wrapping_mul(APART) % (u32::from(end - ROOM) - FIRST);
+        let first = u16::try_from(first).expect("less than the end");
         Self { next: first, end }
     }
 

@@ -467,7 +467,7 @@ pub(crate) mod tests {
             "others had 9 %",
             "20.0",
             "0.50× [",
-            "3 requests of nginx, again failed",
+            "3 requests of relay failed",
             "6 of 3200",
             "32 |",
             "4 ms",
