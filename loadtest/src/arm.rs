@@ -120,10 +120,9 @@ impl fmt::Display for Arm {
             Self::Relay => "relay",
             Self::Pointsman(arm) => {
                 write!(f, "pointsman:{}", arm.mode())?;
-                return arm
-                    .policy()
-                    .iter()
-                    .try_for_each(|policy| write!(f, ":{policy}"));
+                // The usual one goes without saying.
+                let policy = arm.policy().filter(|policy| *policy != Policy::default());
+                return policy.iter().try_for_each(|policy| write!(f, ":{policy}"));
             }
         })
     }
@@ -150,10 +149,12 @@ mod tests {
         ] {
             assert_eq!(name.parse::<Arm>().expect("a good name").to_string(), name);
         }
-        let short: Arm = "pointsman:handoff"
+        let long: Arm = "pointsman:handoff:least-loaded"
             .parse()
-            .expect("the policy may be left out");
-        assert_eq!(short.to_string(), "pointsman:handoff:least-loaded");
+            .expect("a good name");
+        assert_eq!(long.to_string(), "pointsman:handoff", "the usual policy");
+        let configuration = long.configuration().expect("it is ours");
+        assert!(configuration.contains("least-loaded"), "{configuration}");
     }
 
     #[test]

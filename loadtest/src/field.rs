@@ -35,6 +35,11 @@ impl Field {
             _upstream: upstream,
         })
     }
+
+    /// An error if somebody no longer answers as before: what was measured of it is then worth nothing.
+    pub(crate) fn check_answers(&mut self) -> Result<()> {
+        self.servers.iter_mut().try_for_each(Server::check_answers)
+    }
 }
 
 /// The first once more, as the second.

@@ -44,7 +44,7 @@ pub(crate) struct Peers {
         value_delimiter = ',',
         help = format!("What to compare, the base first: {NAMES}"),
         default_value = "nginx,nginx:tuned,haproxy,envoy,caddy,node:rr,node:shared,\
-                         pointsman:handoff:least-loaded,pointsman:hybrid:least-loaded,\
+                         pointsman:handoff,pointsman:hybrid,\
                          pointsman:shared,pointsman:reuseport,relay,direct"
     )]
     arms: Vec<Arm>,
@@ -254,7 +254,7 @@ impl Peers {
                     run.reports.push(judged(made));
                 }
                 match ending {
-                    Ending::Complete => {}
+                    Ending::Complete => field.check_answers()?,
                     Ending::Interrupted => bail!("interrupted"),
                     other => bail!("{}: {}", scenario.name(), crate::table::ending(&other)),
                 }

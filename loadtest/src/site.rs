@@ -72,6 +72,12 @@ impl Server {
         Ok(())
     }
 
+    /// An error if it does not answer as it did before it was measured.
+    pub(crate) fn check_answers(&mut self) -> Result<()> {
+        self.check_alive()?;
+        check_bodies(self.port).with_context(|| format!("{} answers wrongly", self.name))
+    }
+
     /// Waits until `probe` is content with the server.
     fn wait_ready(
         &mut self,

@@ -94,7 +94,7 @@ fn a_comparison_leaves_everything_that_is_needed_to_judge_it() {
         .iter()
         .map(|arm| arm["name"].as_str().expect("a name"))
         .collect();
-    let ours = "pointsman:handoff:least-loaded";
+    let ours = "pointsman:handoff";
     assert_eq!(names, [ours, &format!("{ours}, again"), "relay", "direct"]);
     let blocks = report["comparison"]["blocks"].as_array().expect("blocks");
     assert_eq!(blocks.len(), 4 * 5 * 2, "arms, rounds, loops");
