@@ -212,6 +212,8 @@ fn a_planted_delay_is_found_and_its_twin_is_not() {
         "shared=20000",
     ]);
     let report = &reports(&output)[0];
+    let notes = report["comparison"]["circumstances"]["notes"].to_string();
+    assert!(notes.contains("On purpose shared"), "{notes}");
     let arms = list(&report["summary"]["arms"]);
     let contrast = |arm: usize| &arms[arm]["latency_p50"];
     assert_eq!(contrast(2)["verdict"], "worse", "{:#}", contrast(2));
@@ -387,6 +389,29 @@ fn an_interrupt_ends_it_with_what_there_is() {
     assert!(measured > 0 && measured < 100, "{measured}");
     let rows = fs::read_to_string(&blocks).expect("written");
     assert_eq!(rows.lines().count(), measured + 1);
+    all_end(&seen);
+}
+
+#[test]
+fn a_second_interrupt_waits_for_nobody() {
+    let _alone = alone();
+    let running = Running::start(&LONG);
+    let seen = running.await_load();
+    let is_master = |pid: &&i32| !children(**pid).is_empty();
+    let master = *seen.iter().find(is_master).expect("it has workers");
+    // It would be waited for.
+    harness::stop(master);
+    kill(running.pid, Signal::SIGINT);
+    until("the load is gone", || {
+        is_true(!family(running.pid).iter().any(|pid| is_load(*pid)))
+    });
+    kill(running.pid, Signal::SIGINT);
+    let (status, stdout, stderr) = running.wait();
+    harness::resume(master);
+    assert_eq!(status, Some(130), "{stderr}");
+    // That is what it says when it has ended everything in order.
+    assert!(!stderr.contains("before anything"), "{stderr}");
+    assert_eq!(stdout, "");
     all_end(&seen);
 }
 

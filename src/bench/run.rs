@@ -72,6 +72,7 @@ pub async fn run<A: Arena>(
         },
         lost: 0,
     };
+    course.tell_of_what_is_planted();
     let ending = tokio::select! {
         biased;
         () = stop => Ending::Interrupted,
@@ -152,6 +153,18 @@ impl<T: FnMut(&Progress)> Course<'_, T> {
             }
         }
         Ok(())
+    }
+
+    /// Nobody is to take for a result what we have made.
+    fn tell_of_what_is_planted(&mut self) {
+        if let Some(planted) = &self.plan.planted {
+            let name = &self.comparison.arms[planted.arm].name;
+            let note = format!(
+                "On purpose {name} has another task than the others: {} instead of {}.",
+                planted.path, self.plan.path
+            );
+            self.comparison.circumstances.notes.push(note);
+        }
     }
 
     /// Visits every arm once for a short while: whatever is done for the first time is done, and it is known

@@ -278,6 +278,11 @@ impl Bench {
             "bench: seed {seed}, on {} cores",
             usable_cores()
         ));
+        if self.workers() == 1 {
+            crate::notice(format_args!(
+                "bench: with one worker there is nobody to choose between; what differs is the way to it"
+            ));
+        }
         Task {
             cluster: OwnPlan {
                 arms,
