@@ -7,6 +7,7 @@ mod arm;
 mod drills;
 mod field;
 mod guard;
+mod launch;
 mod machine;
 mod peers;
 mod ports;

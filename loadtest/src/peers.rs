@@ -213,7 +213,6 @@ impl Peers {
             // Ended before the drills, which start their own.
             let mut field = Field::start(&site, arms)?;
             for (done, scenario) in self.scenarios().iter().enumerate() {
-                let plan = self.plan(*scenario, pins);
                 let later = self.scenarios()[done + 1..].iter();
                 let later: Duration = later
                     .map(|scenario| self.plan(*scenario, pins).time(arms.len() + 1))
@@ -222,42 +221,15 @@ impl Peers {
                     source: Source::Peers,
                     circumstances: circumstances.clone(),
                 };
-                let before = Machine::look()?;
-                let mut made = compare(&mut field, &plan, frame, interrupt, |at| {
-                    let rounds = at
+                let plan = self.plan(*scenario, pins);
+                let tell = |at: &bench::Progress| {
+                    let of = at
                         .rounds
                         .map_or_else(String::new, |all| format!(" of {all}"));
-                    let what = format!(
-                        "{}: round {}{rounds}: {}",
-                        scenario.name(),
-                        at.round,
-                        at.name
-                    );
+                    let what = format!("{}: round {}{of}: {}", scenario.name(), at.round, at.name);
                     progress.say(&what, at.left + later + drilling);
-                })?;
-                let Shares { stolen, others } = Machine::look()?.since(&before);
-                made.circumstances.notes.push(format!(
-                    "Meanwhile the hypervisor gave {:.1} % of this machine's time to others, and other programs here \
-                     took {:.1} %.",
-                    stolen * 100.0,
-                    others * 100.0
-                ));
-                if stolen.max(others) > DISTURBED {
-                    run.about.disturbances.push(format!(
-                        "{}: others had {:.0} % of the machine's time.",
-                        scenario.name(),
-                        (stolen + others) * 100.0
-                    ));
-                }
-                let ending = made.ending.clone();
-                if !made.is_empty() {
-                    run.reports.push(judged(made));
-                }
-                match ending {
-                    Ending::Complete => field.check_answers()?,
-                    Ending::Interrupted => bail!("interrupted"),
-                    other => bail!("{}: {}", scenario.name(), crate::table::ending(&other)),
-                }
+                };
+                compare(&mut field, &plan, frame, interrupt, tell, run)?;
             }
         }
         if self.drills > 0 && !subjects.is_empty() {
@@ -415,19 +387,44 @@ impl Peers {
     }
 }
 
-/// Runs one scenario to its end, or to the wish of a person.
+/// Runs one scenario to its end, or to the wish of a person. What was measured by then is in `run`.
 fn compare(
     field: &mut Field,
     plan: &Plan,
     frame: Frame,
     interrupt: &Interrupt,
     tell: impl FnMut(&bench::Progress),
-) -> Result<Comparison> {
+    run: &mut Run,
+) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot set up the runtime")?;
-    Ok(runtime.block_on(bench::run(field, plan, frame, interrupt.wait(), tell)))
+    let scenario = plan.scenario.name();
+    let before = Machine::look()?;
+    let mut made = runtime.block_on(bench::run(field, plan, frame, interrupt.wait(), tell));
+    let Shares { stolen, others } = Machine::look()?.since(&before);
+    made.circumstances.notes.push(format!(
+        "Meanwhile the hypervisor gave {:.1} % of this machine's time to others, and other programs here took \
+         {:.1} %.",
+        stolen * 100.0,
+        others * 100.0
+    ));
+    if stolen.max(others) > DISTURBED {
+        run.about.disturbances.push(format!(
+            "{scenario}: others had {:.0} % of the machine's time.",
+            (stolen + others) * 100.0
+        ));
+    }
+    let ending = made.ending.clone();
+    if !made.is_empty() {
+        run.reports.push(judged(made));
+    }
+    match ending {
+        Ending::Complete => field.check_answers(),
+        Ending::Interrupted => bail!("interrupted"),
+        other => bail!("{scenario}: {}", crate::table::ending(&other)),
+    }
 }
 
 /// With what it says, but for the recommendation: the cheapest of these arms is no proxy at all.

@@ -9,20 +9,12 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::arm::Arm;
 use crate::guard::{Guard, Interrupt, POLL};
+use crate::launch::Launch;
 use crate::machine;
 use crate::ports::Ports;
 use crate::probe;
 use crate::programs::{Programs, ourselves};
 use crate::upstream::{LARGE, SEEN, SLOW, SMALL, large_body, small_body};
-
-const NGINX_CONF: &str = include_str!("../peers/nginx.conf");
-/// A whole 64 KiB answer fits into one buffer: for bodies, half the CPU time of the defaults.
-const NGINX_TUNED: &str =
-    "proxy_buffer_size 8k; proxy_buffers 4 64k; proxy_busy_buffers_size 128k;";
-const HAPROXY_CFG: &str = include_str!("../peers/haproxy.cfg");
-const ENVOY_YAML: &str = include_str!("../peers/envoy.yaml");
-const CADDYFILE: &str = include_str!("../peers/Caddyfile");
-const NODE_JS: &str = include_str!("../peers/node.js");
 
 /// How long a server may take until it answers rightly.
 const READY_DEADLINE: Duration = Duration::from_secs(15);
@@ -135,7 +127,16 @@ impl Site<'_> {
         }
         let dir = self.folder(&label.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))?;
         let port = ports.next()?;
-        let command = self.command(arm, &dir, port, upstream.port, ports)?;
+        let launch = Launch {
+            dir: &dir,
+            sockets: self.sockets,
+            port,
+            admin: ports.next()?,
+            upstream: upstream.port,
+            workers: self.workers,
+            connections: self.connections,
+        };
+        let command = launch.command(arm, &self.programs.find(arm)?)?;
         let mut server = start(label, command, self.proxy_cores, &dir, port)?;
         server.wait_ready(self.interrupt, |port| {
             check_bodies(port)?;
@@ -146,104 +147,6 @@ impl Site<'_> {
             Ok(())
         })?;
         Ok(server)
-    }
-
-    /// The command line of an arm, with its configuration written to `dir`.
-    fn command(
-        &self,
-        arm: Arm,
-        dir: &Path,
-        port: u16,
-        upstream: u16,
-        ports: &mut Ports,
-    ) -> Result<Command> {
-        let keepalive = self.connections.max(128).to_string();
-        let (port, upstream) = (port.to_string(), upstream.to_string());
-        let workers = self.workers.to_string();
-        let folder = dir.display().to_string();
-        let tuned = matches!(arm, Arm::Nginx { tuned: true });
-        let values = [
-            ("DIR", folder.as_str()),
-            ("PORT", &port),
-            ("UPSTREAM", &upstream),
-            ("WORKERS", &workers),
-            // One for each connection of the load, or some would be opened anew for each request.
-            ("KEEPALIVE", &keepalive),
-            ("BUFFERS", if tuned { NGINX_TUNED } else { "" }),
-        ];
-        let file = |name: &str, template: &str| -> Result<PathBuf> {
-            let path = dir.join(name);
-            fs::write(&path, fill(template, &values)?)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            Ok(path)
-        };
-        let mut command = Command::new(self.programs.find(arm)?);
-        match arm {
-            Arm::Nginx { .. } => {
-                let conf = file("nginx.conf", NGINX_CONF)?;
-                // -e: what goes wrong before the configuration is read goes to our log too.
-                command
-                    .arg("-p")
-                    .arg(dir)
-                    .arg("-c")
-                    .arg(conf)
-                    .args(["-e", "stderr"]);
-            }
-            Arm::Haproxy => {
-                // -W: a master that watches; without -D it stays in the foreground.
-                command
-                    .arg("-W")
-                    .arg("-f")
-                    .arg(file("haproxy.cfg", HAPROXY_CFG)?);
-            }
-            Arm::Envoy => {
-                command
-                    .arg("-c")
-                    .arg(file("envoy.yaml", ENVOY_YAML)?)
-                    .args([
-                        "--concurrency",
-                        &workers,
-                        "--disable-hot-restart",
-                        "--log-level",
-                        "error",
-                    ]);
-            }
-            Arm::Caddy => {
-                command
-                    .args(["run", "--adapter", "caddyfile", "--config"])
-                    .arg(file("Caddyfile", CADDYFILE)?)
-                    // It would look for a place in the home directory.
-                    .env("XDG_CONFIG_HOME", dir)
-                    .env("XDG_DATA_HOME", dir)
-                    .env("GOMAXPROCS", &workers);
-            }
-            Arm::Node { round_robin } => {
-                let scheduling = if round_robin { "rr" } else { "shared" };
-                command
-                    .arg(file("node.js", NODE_JS)?)
-                    .args([&port, &upstream, &workers, scheduling])
-                    .env("NODE_ENV", "production");
-            }
-            Arm::Relay => {
-                command.args(["relay", &port, &upstream]);
-            }
-            Arm::Pointsman(ours) => {
-                let admin = ports.next()?;
-                command
-                    .args(["serve", "--workers", &workers])
-                    .args(["--listen", &format!("127.0.0.1:{port}")])
-                    .args(["--upstream", &format!("http://127.0.0.1:{upstream}")])
-                    .args(["--admin", &format!("127.0.0.1:{admin}")])
-                    .arg("--control")
-                    .arg(self.sockets.join(format!("control-{port}")))
-                    .args(["--mode", ours.mode().name()]);
-                if let Some(policy) = ours.policy() {
-                    command.args(["--policy", policy.name()]);
-                }
-            }
-            Arm::Direct => bail!("there is nothing to start for {arm}"),
-        }
-        Ok(command)
     }
 
     /// A folder of a server's own.
@@ -275,36 +178,6 @@ fn start(
         guard: Some(guard),
         log,
     })
-}
-
-/// Puts values where the template has `@KEY@`.
-fn fill(template: &str, values: &[(&str, &str)]) -> Result<String> {
-    let mut text = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once('@') {
-        text.push_str(before);
-        let length = after
-            .find(|c: char| !c.is_ascii_uppercase())
-            .unwrap_or(after.len());
-        let (key, end) = after.split_at(length);
-        match end.strip_prefix('@') {
-            Some(end) if !key.is_empty() => {
-                let (_, value) = values
-                    .iter()
-                    .find(|(name, _)| *name == key)
-                    .ok_or_else(|| anyhow!("a template has @{key}@, which has no value"))?;
-                text.push_str(value);
-                rest = end;
-            }
-            // Some other use of the sign.
-            _ => {
-                text.push('@');
-                rest = after;
-            }
-        }
-    }
-    text.push_str(rest);
-    Ok(text)
 }
 
 /// What every arm has to answer.
@@ -356,37 +229,5 @@ fn tail(log: &Path) -> String {
     match lines.len() {
         0 => "(nothing)".to_owned(),
         count => lines[count.saturating_sub(10)..].join("\n"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn templates_are_filled_or_refused() {
-        let filled = |text| fill(text, &[("X", "1@")]);
-        assert_eq!(filled("a @X@ b @X@c").expect("all known"), "a 1@ b 1@c");
-        assert_eq!(
-            filled("\"@type\" @ a@b @@").expect("no keys"),
-            "\"@type\" @ a@b @@"
-        );
-        let error = filled("a @X@ b @YES@").expect_err("an unknown key");
-        assert!(error.to_string().contains("@YES@"));
-    }
-
-    #[test]
-    fn every_template_has_what_it_needs() {
-        let values =
-            ["DIR", "PORT", "UPSTREAM", "WORKERS", "KEEPALIVE", "BUFFERS"].map(|k| (k, "7"));
-        for template in [NGINX_CONF, HAPROXY_CFG, ENVOY_YAML, CADDYFILE, NODE_JS] {
-            let text = fill(template, &values).expect("all known");
-            assert!(!text.contains("@PORT@"));
-        }
-        assert!(
-            fill(ENVOY_YAML, &values)
-                .expect("all known")
-                .contains("\"@type\"")
-        );
     }
 }
