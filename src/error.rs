@@ -45,7 +45,8 @@ impl Error {
     }
 
     /// Something here failed with no operating-system error behind it.
-    pub(crate) fn failed(message: impl Into<String>) -> Self {
+    #[doc(hidden)]
+    pub fn failed(message: impl Into<String>) -> Self {
         Self {
             fault: Fault::Runtime,
             message: message.into(),

@@ -3,81 +3,134 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A proxy under test, as `--arms` names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use pointsman::{Mode, Policy};
+
+/// What `--arms` can name.
+pub(crate) const NAMES: &str = "nginx, nginx:tuned, haproxy, envoy, caddy, node:rr, node:shared, direct, relay, \
+                                pointsman:MODE or pointsman:MODE:POLICY";
+
+/// Something under test, as `--arms` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arm {
     Nginx {
         /// With response buffers sized for the bodies of this test, rather than nginx's defaults.
         tuned: bool,
     },
     Haproxy,
-    /// Mode and policy are passed on as they are: Pointsman itself knows which of them exist.
-    Pointsman {
-        mode: String,
-        policy: Option<String>,
+    Envoy,
+    Caddy,
+    /// A proxy on Node's cluster module.
+    Node {
+        /// The primary accepts and hands out in turn; else all workers accept.
+        round_robin: bool,
     },
+    /// No proxy at all: the control. What it costs is the upstream.
+    Direct,
+    /// Bytes from one socket to the other: the floor.
+    Relay,
+    Pointsman(pointsman::Arm),
+}
+
+impl Arm {
+    /// The lines of its configuration that choose it, where it is ours.
+    pub(crate) fn configuration(self) -> Option<String> {
+        let Self::Pointsman(arm) = self else {
+            return None;
+        };
+        let mode = format!("mode = \"{}\"\n", arm.mode());
+        let policy = arm
+            .policy()
+            .map(|policy| format!("policy = \"{policy}\"\n"));
+        Some(mode + &policy.unwrap_or_default())
+    }
+
+    /// Does it speak HTTP, so that it can keep its connections to the upstream apart from those of its
+    /// clients, and add a header?
+    pub(crate) fn is_http_proxy(self) -> bool {
+        !matches!(self, Self::Direct | Self::Relay)
+    }
+
+    /// What it is made of, as far as that matters when a part of it fails.
+    pub(crate) fn architecture(self) -> &'static str {
+        match self {
+            Self::Nginx { .. } => "master, worker processes, a listener for each",
+            Self::Haproxy => "master, one process of threads; the master ends with it",
+            Self::Envoy => "one process of threads",
+            Self::Caddy => "one process, Go's scheduler",
+            Self::Node { round_robin: true } => "primary hands connections to worker processes",
+            Self::Node { round_robin: false } => "worker processes, one listener",
+            Self::Direct => "nothing in between",
+            Self::Relay => "one process, one thread",
+            Self::Pointsman(arm) => match arm.mode() {
+                Mode::Handoff => "master hands connections to worker processes",
+                Mode::Hybrid => "master hands over, worker processes accept too",
+                Mode::Shared => "worker processes, one listener",
+                Mode::Reuseport => "worker processes, a listener for each",
+                _ => "worker processes",
+            },
+        }
+    }
 }
 
 impl FromStr for Arm {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parts = text.split(':');
-        let name = parts.next().unwrap_or_default();
-        let mode = parts.next().map(str::to_owned);
-        let policy = parts.next().map(str::to_owned);
-        let empty = |part: &Option<String>| part.as_deref() == Some("");
-        if parts.next().is_some() || empty(&mode) || empty(&policy) {
-            return Err(format!("{text:?} is not NAME[:MODE[:POLICY]]"));
-        }
-        match (name, mode) {
-            ("nginx", None) => Ok(Self::Nginx { tuned: false }),
-            ("nginx", Some(kind)) if kind == "tuned" && policy.is_none() => {
-                Ok(Self::Nginx { tuned: true })
-            }
-            ("haproxy", None) => Ok(Self::Haproxy),
-            ("pointsman", Some(mode)) => Ok(Self::Pointsman { mode, policy }),
-            ("pointsman", None) => Err("pointsman needs a mode, as in pointsman:reuseport".into()),
-            ("nginx" | "haproxy", Some(_)) => Err(format!("{name} has no such mode")),
-            _ => Err(format!(
-                "unknown arm {text:?}: nginx, nginx:tuned, haproxy or pointsman:MODE[:POLICY]"
-            )),
+        let ours = |rest: &str| {
+            let (mode, policy) = match rest.split_once(':') {
+                Some((mode, policy)) => (mode, Some(policy)),
+                None => (rest, None),
+            };
+            let mode: Mode = mode.parse().map_err(|error| format!("{error}"))?;
+            let policy: Option<Policy> = policy
+                .map(str::parse)
+                .transpose()
+                .map_err(|error| format!("{error}"))?;
+            pointsman::Arm::new(mode, policy).map_err(|error| error.to_string())
+        };
+        match text {
+            "nginx" => Ok(Self::Nginx { tuned: false }),
+            "nginx:tuned" => Ok(Self::Nginx { tuned: true }),
+            "haproxy" => Ok(Self::Haproxy),
+            "envoy" => Ok(Self::Envoy),
+            "caddy" => Ok(Self::Caddy),
+            "node:rr" => Ok(Self::Node { round_robin: true }),
+            "node:shared" => Ok(Self::Node { round_robin: false }),
+            "direct" => Ok(Self::Direct),
+            "relay" => Ok(Self::Relay),
+            _ => match text.strip_prefix("pointsman:") {
+                Some(rest) => ours(rest).map(Self::Pointsman),
+                None => Err(format!("{text:?} is none of {NAMES}")),
+            },
         }
     }
 }
 
 impl fmt::Display for Arm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nginx { tuned: false } => f.write_str("nginx"),
-            Self::Nginx { tuned: true } => f.write_str("nginx:tuned"),
-            Self::Haproxy => f.write_str("haproxy"),
-            Self::Pointsman { mode, policy } => {
-                write!(f, "pointsman:{mode}")?;
-                policy.iter().try_for_each(|policy| write!(f, ":{policy}"))
+        f.write_str(match self {
+            Self::Nginx { tuned: false } => "nginx",
+            Self::Nginx { tuned: true } => "nginx:tuned",
+            Self::Haproxy => "haproxy",
+            Self::Envoy => "envoy",
+            Self::Caddy => "caddy",
+            Self::Node { round_robin: true } => "node:rr",
+            Self::Node { round_robin: false } => "node:shared",
+            Self::Direct => "direct",
+            Self::Relay => "relay",
+            Self::Pointsman(arm) => {
+                write!(f, "pointsman:{}", arm.mode())?;
+                // The usual one goes without saying.
+                let policy = arm.policy().filter(|policy| *policy != Policy::default());
+                return policy.iter().try_for_each(|policy| write!(f, ":{policy}"));
             }
-        }
+        })
     }
-}
-
-/// A label for each arm; one that is named again (to see the noise between equals) gets a number.
-pub(crate) fn labels(arms: &[Arm]) -> Vec<String> {
-    arms.iter()
-        .enumerate()
-        .map(
-            |(index, arm)| match arms[..index].iter().filter(|other| *other == arm).count() {
-                0 => arm.to_string(),
-                before => format!("{arm}#{}", before + 1),
-            },
-        )
-        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const NGINX: Arm = Arm::Nginx { tuned: false };
 
     #[test]
     fn names_survive_the_way_there_and_back() {
@@ -85,32 +138,54 @@ mod tests {
             "nginx",
             "nginx:tuned",
             "haproxy",
+            "envoy",
+            "caddy",
+            "node:rr",
+            "node:shared",
+            "direct",
+            "relay",
             "pointsman:shared",
-            "pointsman:handoff:least-loaded",
+            "pointsman:handoff:round-robin",
         ] {
             assert_eq!(name.parse::<Arm>().expect("a good name").to_string(), name);
         }
+        let long: Arm = "pointsman:handoff:least-loaded"
+            .parse()
+            .expect("a good name");
+        assert_eq!(long.to_string(), "pointsman:handoff", "the usual policy");
+        let configuration = long.configuration().expect("it is ours");
+        assert!(configuration.contains("least-loaded"), "{configuration}");
     }
 
     #[test]
-    fn bad_names_are_refused() {
-        for name in [
-            "",
-            "apache",
-            "nginx:fast",
-            "pointsman",
-            "pointsman:",
-            "pointsman:a:b:c",
+    fn bad_names_are_refused_with_the_culprit() {
+        for (name, culprit) in [
+            ("", "nginx:tuned"),
+            ("apache", "apache"),
+            ("nginx:fast", "nginx:fast"),
+            ("node", "node:rr"),
+            ("pointsman", "pointsman:MODE"),
+            ("pointsman:", "mode"),
+            ("pointsman:hand", "handoff"),
+            ("pointsman:shared:round-robin", "no say"),
+            ("pointsman:handoff:a:b", "a:b"),
         ] {
-            assert!(name.parse::<Arm>().is_err(), "{name:?}");
+            let error = name.parse::<Arm>().expect_err(name);
+            assert!(error.contains(culprit), "{name:?}: {error}");
         }
     }
 
     #[test]
-    fn the_same_arm_again_gets_a_number() {
+    fn only_ours_has_lines_of_configuration() {
+        let lines = |name: &str| name.parse::<Arm>().expect("a good name").configuration();
+        assert_eq!(lines("nginx"), None);
         assert_eq!(
-            labels(&[NGINX, Arm::Haproxy, NGINX]),
-            ["nginx", "haproxy", "nginx#2"]
+            lines("pointsman:hybrid:round-robin").as_deref(),
+            Some("mode = \"hybrid\"\npolicy = \"round-robin\"\n")
+        );
+        assert_eq!(
+            lines("pointsman:shared").as_deref(),
+            Some("mode = \"shared\"\n")
         );
     }
 }

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use crate::proc;
+use pointsman::{processes, sys::tie};
 
 /// How often anything here looks again; all of it runs on the load core.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
@@ -44,6 +44,13 @@ impl Interrupt {
         Ok(())
     }
 
+    /// Completes when it is set.
+    pub(crate) async fn wait(&self) {
+        while !self.is_set() {
+            tokio::time::sleep(POLL * 5).await;
+        }
+    }
+
     /// Sleeps, unless interrupted.
     pub(crate) fn sleep(&self, duration: Duration) -> Result<()> {
         let end = Instant::now() + duration;
@@ -66,11 +73,11 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// Starts `command` in a process group of its own: Ctrl-C then reaches this program only,
-    /// which ends the others in its own order.
+    /// which ends the others in its own order. Should it be killed itself, they are told to end.
+    /// For the main thread.
     pub(crate) fn spawn(name: &str, command: &mut Command) -> Result<Self> {
-        use std::os::unix::process::CommandExt;
+        tie::to_us(command);
         let child = command
-            .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {name} ({:?})", command.get_program()))?;
         Ok(Self {
@@ -81,10 +88,6 @@ impl Guard {
 
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("Linux process ids fit an i32")
-    }
-
-    pub(crate) fn child_mut(&mut self) -> &mut Child {
-        &mut self.child
     }
 
     /// How it ended, if it has.
@@ -111,7 +114,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         // Seen before the end: afterwards they are nobody's descendants.
-        let family = proc::family(self.pid()).unwrap_or_default();
+        let family = processes::family(self.pid()).unwrap_or_default();
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
             if !self.wait_until(Instant::now() + TERM_DEADLINE) {
@@ -127,7 +130,7 @@ impl Drop for Guard {
         for process in family {
             // The start time makes sure that the id has not passed to someone else.
             let alive =
-                proc::process(process.pid).is_some_and(|now| now.started == process.started);
+                processes::process(process.pid).is_some_and(|now| now.started == process.started);
             if alive && process.pid != self.pid() {
                 let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
             }
@@ -148,7 +151,7 @@ mod tests {
         .expect("there is a shell");
         let end = Instant::now() + TERM_DEADLINE;
         let family = loop {
-            let family = proc::tree(guard.pid()).expect("/proc can be read");
+            let family = processes::tree(guard.pid()).expect("/proc can be read");
             if family.len() == 3 || Instant::now() > end {
                 break family;
             }
@@ -157,8 +160,8 @@ mod tests {
         assert_eq!(family.len(), 3, "{family:?}");
         drop(guard);
         let end = Instant::now() + TERM_DEADLINE;
-        let alive = |process: &proc::Process| {
-            proc::process(process.pid)
+        let alive = |process: &processes::Process| {
+            processes::process(process.pid)
                 .is_some_and(|now| now.started == process.started && !now.zombie)
         };
         while family.iter().any(alive) {

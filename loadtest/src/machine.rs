@@ -1,131 +1,190 @@
-//! What has to be known of the machine to make sense of the numbers.
+//! What has to be known of the machine to make sense of the numbers, and on which cores what runs.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
+use pointsman::processes::Snapshot;
 
-use crate::arm::Arm;
-use crate::peers::find_program;
-
-/// Moves this program to `core`, out of the way of the proxies.
-pub(crate) fn pin_self(core: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(core)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .with_context(|| format!("cannot run on core {core} (--load-core)"))
+/// The cores that this thread may use.
+pub(crate) fn cores() -> Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0)).context("cannot ask for the usable cores")?;
+    let usable = |core: &usize| set.is_set(*core).unwrap_or(false);
+    Ok((0..CpuSet::count()).filter(usable).collect())
 }
 
-/// How busy a core has been since the machine started, in ticks of the kernel's own clock.
-///
-/// Coarse, but it sees everything that runs on the core, a stolen share included.
+/// Lets this thread, and what it starts from now on, run on `cores` only.
+pub(crate) fn stay_on(cores: &[usize]) -> Result<()> {
+    let mut set = CpuSet::new();
+    cores
+        .iter()
+        .try_for_each(|core| set.set(*core))
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .with_context(|| format!("cannot run on the cores {cores:?}"))
+}
+
+/// Does `work` on `cores`: what it starts stays there, and this thread comes back.
+pub(crate) fn on_cores<T>(cores: Option<&[usize]>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let Some(cores) = cores else {
+        return work();
+    };
+    let before = self::cores()?;
+    stay_on(cores)?;
+    let done = work();
+    stay_on(&before)?;
+    done
+}
+
+/// What the whole machine has done since it started, and what of it was ours.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    time: CoreTime,
+    /// Everything that we have started and that is still there, and we.
+    ours: Snapshot,
+    /// What we have started and awaited.
+    ended: Duration,
+    at: Instant,
+}
+
+/// Who had the machine's time, as shares of all of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Shares {
+    /// The hypervisor gave it to somebody else.
+    pub(crate) stolen: f64,
+    /// Programs of this machine that are not ours.
+    pub(crate) others: f64,
+}
+
+impl Machine {
+    pub(crate) fn look() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+        let usage =
+            getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot read the children's usage")?;
+        let ended = usage.user_time() + usage.system_time();
+        Ok(Self {
+            time: CoreTime::parse(&text).context("/proc/stat is not as expected")?,
+            ours: Snapshot::take(Pid::this().as_raw()).context("our own usage")?,
+            ended: Duration::from_micros(ended.num_microseconds().try_into().unwrap_or(0)),
+            at: Instant::now(),
+        })
+    }
+
+    /// Who had the time since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Shares {
+        let ours = Duration::from_nanos(self.ours.since(&earlier.ours).used.cpu_ns)
+            + self.ended.saturating_sub(earlier.ended);
+        let wall = self.at.duration_since(earlier.at).as_secs_f64() * self.time.cores as f64;
+        let (stolen, busy) = self.time.shares_since(&earlier.time);
+        Shares {
+            stolen,
+            others: (busy - ours.as_secs_f64() / wall.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0),
+        }
+    }
+}
+
+/// Of all cores together, in ticks of the kernel's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct CoreTime {
+struct CoreTime {
+    stolen: u64,
+    /// Not idle, and not stolen.
     busy: u64,
     all: u64,
+    cores: usize,
 }
 
 impl CoreTime {
-    pub(crate) fn read(core: usize) -> Result<Self> {
-        let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-        Self::parse(&text, core).with_context(|| format!("/proc/stat has no core {core}"))
+    /// Shares of the time since `earlier`: stolen, and busy.
+    fn shares_since(&self, earlier: &Self) -> (f64, f64) {
+        let all = self.all.saturating_sub(earlier.all).max(1) as f64;
+        let share = |now: u64, then: u64| now.saturating_sub(then) as f64 / all;
+        (
+            share(self.stolen, earlier.stolen),
+            share(self.busy, earlier.busy),
+        )
     }
 
-    /// Share of the time since `earlier` that the core was busy.
-    pub(crate) fn busy_since(self, earlier: Self) -> f64 {
-        let all = self.all.saturating_sub(earlier.all);
-        if all == 0 {
-            return 0.0;
-        }
-        self.busy.saturating_sub(earlier.busy) as f64 / all as f64
-    }
-
-    /// `cpuN user nice system idle iowait irq softirq steal …`; what follows is in these already.
-    fn parse(text: &str, core: usize) -> Option<Self> {
-        let name = format!("cpu{core}");
+    /// `cpu user nice system idle iowait irq softirq steal …`; what follows is in these already.
+    fn parse(text: &str) -> Option<Self> {
         let fields: Vec<u64> = text
             .lines()
-            .map(str::split_ascii_whitespace)
-            .find_map(|mut fields| (fields.next() == Some(&name)).then_some(fields))?
+            .find_map(|line| line.strip_prefix("cpu "))?
+            .split_ascii_whitespace()
             .take(8)
             .map(|field| field.parse().ok())
             .collect::<Option<_>>()?;
-        let all = fields.iter().sum();
-        let idle = fields.get(3)? + fields.get(4)?;
+        let (all, stolen) = (fields.iter().sum::<u64>(), *fields.get(7)?);
+        let is_core = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
         Some(Self {
-            busy: all - idle,
+            stolen,
+            busy: all - stolen - fields[3] - fields[4],
             all,
+            cores: text.lines().filter(is_core).count().max(1),
         })
     }
 }
 
-/// CPU time of all ended and awaited children of this program.
-pub(crate) fn children_cpu() -> Result<Duration> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot read the children's usage")?;
-    let time = usage.user_time() + usage.system_time();
-    Ok(Duration::from_micros(
-        u64::try_from(time.num_microseconds()).unwrap_or(0),
-    ))
-}
-
-/// Processor and kernel, a line each.
-pub(crate) fn describe() -> Vec<String> {
-    let processor = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let (_, model) = text
-            .lines()
-            .find(|line| line.starts_with("model name"))?
-            .split_once(':')?;
-        Some(format!("processor: {}", model.trim()))
-    });
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")
-        .ok()
-        .map(|release| format!("kernel: {}", release.trim()));
-    processor.into_iter().chain(kernel).collect()
-}
-
-/// What each program says of its version.
-pub(crate) fn versions(arms: &[Arm], pointsman: &Path) -> Vec<String> {
-    let has = |wanted: fn(&Arm) -> bool| arms.iter().any(wanted);
-    // nginx is always there: it is the upstream.
-    let mut programs = vec![(Path::new("wrk"), "-v"), (Path::new("nginx"), "-v")];
-    if has(|arm| *arm == Arm::Haproxy) {
-        programs.push((Path::new("haproxy"), "-v"));
+/// The commit of the working tree, and whether there is more in it than was committed.
+pub(crate) fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else {
+        return "unknown".to_owned();
+    };
+    match git(&["status", "--porcelain"]) {
+        Some(changes) if changes.is_empty() => commit,
+        _ => format!("{commit}, with uncommitted changes"),
     }
-    if has(|arm| matches!(arm, Arm::Pointsman { .. })) {
-        programs.push((pointsman, "--version"));
-    }
-    programs
-        .into_iter()
-        .filter_map(|(program, option)| {
-            let output = Command::new(find_program(program).ok()?)
-                .arg(option)
-                .output()
-                .ok()?;
-            // nginx says it on stderr; wrk goes on with its usage.
-            let said = [output.stdout, output.stderr].concat();
-            let said = String::from_utf8_lossy(&said);
-            let line = said.lines().find(|line| !line.trim().is_empty())?;
-            Some(line.trim().to_owned())
-        })
-        .collect()
 }
 
-/// A connection per request leaves one in TIME_WAIT behind: thousands a second, each on a port
-/// that Linux gives out again at once only if it may (the default for loopback).
-pub(crate) fn warn_of_few_ports() {
+/// The day, as `2026-11-20`, `seconds` after 1970 began.
+pub(crate) fn day(seconds: u64) -> String {
+    // Counted from 1 March of the year 0: leap days then come last (Howard Hinnant, chrono-compatible
+    // low-level date algorithms).
+    let days = seconds / 86_400 + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02}")
+}
+
+/// What a person should know before they believe the numbers.
+pub(crate) fn warnings() -> Vec<String> {
+    let mut warnings = Vec::new();
+    // A connection per request leaves one in TIME_WAIT behind: thousands a second, each on a port that
+    // Linux gives out again at once only if it may (the default for loopback).
     let reuse = fs::read_to_string("/proc/sys/net/ipv4/tcp_tw_reuse");
     if reuse.is_ok_and(|value| value.trim() == "0") {
-        eprintln!(
-            "note: net.ipv4.tcp_tw_reuse is 0: per-connection blocks may run out of ports; \
-             watch for connect errors"
+        warnings.push(
+            "net.ipv4.tcp_tw_reuse is 0: per-connection blocks may run out of ports; watch for errors"
+                .to_owned(),
         );
     }
+    let busy = fs::read_to_string("/proc/loadavg").ok().and_then(|text| {
+        let load: f64 = text.split(' ').next()?.parse().ok()?;
+        (load > 0.5).then_some(load)
+    });
+    if let Some(load) = busy {
+        warnings.push(format!(
+            "the machine was not idle when this began: a load of {load:.2} in the last minute"
+        ));
+    }
+    warnings
 }
 
 #[cfg(test)]
@@ -133,14 +192,46 @@ mod tests {
     use super::*;
 
     #[test]
-    fn busy_is_all_but_idle_and_waiting() {
-        let before =
-            "cpu 9 9 9 9 9 9 9 9 0 0\ncpu0 9 9 9 9 9 9 9 9 0 0\ncpu1 10 0 10 70 10 0 0 0 5 0\n";
-        let after = "cpu0 9 9 9 9 9 9 9 9 0 0\ncpu1 20 0 20 120 20 10 5 5 9 0\n";
-        let core = |text| CoreTime::parse(text, 1).expect("core 1 is there");
-        let share = core(after).busy_since(core(before));
-        assert!((share - 0.4).abs() < 1e-9, "{share}");
-        assert_eq!(core(after).busy_since(core(after)), 0.0);
-        assert_eq!(CoreTime::parse(after, 2), None);
+    fn the_machines_time_is_shared_out() {
+        let before = "cpu  10 0 10 70 10 0 0 0 5 0\ncpu0 9 9 9 9 9 9 9 9 0 0\ncpu1 1\nctxt 7\n";
+        let after = "cpu  20 0 20 120 20 10 5 5 9 0\ncpu0 9\ncpu1 1\n";
+        let time = |text| CoreTime::parse(text).expect("it is there");
+        assert_eq!(time(before).cores, 2);
+        let (stolen, busy) = time(after).shares_since(&time(before));
+        assert!((stolen - 0.05).abs() < 1e-9, "{stolen}");
+        assert!((busy - 0.35).abs() < 1e-9, "{busy}");
+        assert_eq!(time(after).shares_since(&time(after)), (0.0, 0.0));
+        assert_eq!(CoreTime::parse("cpu0 1 2 3 4 5 6 7 8"), None);
+    }
+
+    #[test]
+    fn this_machine_can_be_looked_at() {
+        let before = Machine::look().expect("there is /proc");
+        let shares = Machine::look().expect("there is /proc").since(&before);
+        assert!((0.0..=1.0).contains(&shares.others) && (0.0..=1.0).contains(&shares.stolen));
+    }
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (1_709_164_800, "2024-02-29"),
+            (1_709_251_200, "2024-03-01"),
+            (1_767_225_599, "2025-12-31"),
+            (1_795_132_800, "2026-11-20"),
+        ] {
+            assert_eq!(day(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_started_elsewhere_stays_there_and_we_come_back() {
+        let all = cores().expect("there are some");
+        let one = [all[all.len() - 1]];
+        let seen = on_cores(Some(&one), cores).expect("one of ours");
+        assert_eq!(seen, one);
+        assert_eq!(cores().expect("there are some"), all);
+        assert!(on_cores(Some(&[usize::MAX]), cores).is_err());
     }
 }

@@ -1,358 +1,454 @@
-//! Starting the upstream and each proxy under test, and making sure that they do the same work.
+//! The comparison: all arms in all scenarios, then the drills, then the folder with the results.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use pointsman::bench::{self, Extent, Frame, Loops, Plan};
+use pointsman::compare::{
+    Circumstances, Comparison, Ending, Recommendation, Report, Source, report,
+};
+use pointsman::load::Scenario;
 
-use crate::arm::Arm;
-use crate::guard::{Guard, Interrupt, POLL};
-use crate::probe;
+use crate::arm::{Arm, NAMES};
+use crate::drills;
+use crate::field::Field;
+use crate::guard::Interrupt;
+use crate::machine::{self, Machine, Shares};
+use crate::programs::Programs;
+use crate::progress::Progress;
+use crate::rundir::{self, About, Run};
+use crate::site::Site;
+use crate::upstream::{HOST, LARGE, SLOW, SMALL};
 
-const UPSTREAM_CONF: &str = include_str!("../peers/upstream.conf");
-/// A whole 64 KiB answer fits into one buffer: for bodies, half the CPU time of the defaults.
-const NGINX_TUNED: &str =
-    "proxy_buffer_size 8k; proxy_buffers 4 64k; proxy_busy_buffers_size 128k;";
-const NGINX_CONF: &str = include_str!("../peers/nginx.conf");
-const HAPROXY_CFG: &str = include_str!("../peers/haproxy.cfg");
+/// How long a slow answer takes, milliseconds; as in `pointsman bench`.
+const SLOW_MS: u32 = 20;
+/// If others had more than this share of the machine's time, the numbers are not clean.
+const DISTURBED: f64 = 0.05;
+/// How long an answer may take before the load gives it up.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a server may take until it answers rightly.
-const READY_DEADLINE: Duration = Duration::from_secs(10);
-
-/// Path of the small answer.
-pub(crate) const SMALL: &str = "/";
-/// Path of the large answer.
-pub(crate) const LARGE: &str = "/64k";
-const LARGE_BYTES: usize = 65_536;
-
-/// The body of the small answer: 100 bytes.
-fn small_body() -> String {
-    "All of the hundred bytes of this small answer come through the proxy as they left the upstream"
-        .chars()
-        .chain(std::iter::repeat('.'))
-        .take(100)
-        .collect()
+/// Compares Pointsman with its peers and with itself
+#[derive(Debug, Args)]
+pub(crate) struct Peers {
+    /// The Pointsman to measure, which brings the load too
+    #[arg(long, value_name = "PATH", default_value = "target/release/pointsman")]
+    pointsman: PathBuf,
+    /// The virtual environment with Envoy and Caddy in it
+    #[arg(long, value_name = "DIR", default_value = "target/peers")]
+    peers: PathBuf,
+    #[arg(
+        long,
+        value_delimiter = ',',
+        help = format!("What to compare, the base first: {NAMES}"),
+        default_value = "nginx,nginx:tuned,haproxy,envoy,caddy,node:rr,node:shared,\
+                         pointsman:handoff,pointsman:hybrid,\
+                         pointsman:shared,pointsman:reuseport,relay,direct"
+    )]
+    arms: Vec<Arm>,
+    #[arg(
+        long,
+        value_delimiter = ',',
+        help = format!("The kinds of load: {}", Scenario::ALL.map(Scenario::name).join(", ")),
+        default_value = "keepalive,per-connection,mixed,long-lived,bodies,bursts"
+    )]
+    scenario: Vec<Scenario>,
+    /// Visits to each arm in each scenario
+    #[arg(long, default_value_t = 9)]
+    rounds: u32,
+    /// Seconds of a measured block
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    block: Duration,
+    /// Seconds of load before each block [default: a quarter of a block; in long-lived a whole one]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    warm_up: Option<Duration>,
+    /// What each visit measures
+    #[arg(long = "loop", value_enum, default_value = "both")]
+    loops: Loop,
+    /// Connections of the load
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    clients: u32,
+    /// Requests a second of open load [default: half of what the slowest arm can do]
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Workers (or threads) of each proxy, all on its core; drills always have two
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: u32,
+    /// Repetitions of each drill; 0: none
+    #[arg(long, default_value_t = 3)]
+    drills: u32,
+    /// Nothing but drills
+    #[arg(long, conflicts_with = "scenario")]
+    only_drills: bool,
+    /// All chance comes from this
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The core of the proxies [default: the first that may be used]
+    #[arg(long)]
+    proxy_core: Option<usize>,
+    /// The core of load and upstream [default: the second]
+    #[arg(long)]
+    load_core: Option<usize>,
+    /// Pin nothing: on a machine with one core, to see that it works
+    #[arg(long, conflicts_with_all = ["proxy_core", "load_core"])]
+    unpinned: bool,
+    /// Where the folder with the results is made
+    #[arg(long, value_name = "DIR", default_value = "loadtest/runs")]
+    out: PathBuf,
+    /// The folder's name [default: the day and the machine's kind]
+    #[arg(long)]
+    name: Option<String>,
 }
 
-/// The body of the large answer: no two stretches of it alike, so that nothing can be swapped.
-fn large_body() -> Vec<u8> {
-    (0..LARGE_BYTES / 8)
-        .flat_map(|word| format!("{word:07}\n").into_bytes())
-        .collect()
+/// How requests come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Loop {
+    /// Closed for capacity and cost, then open for latency
+    Both,
+    /// Each client sends when it has its answer
+    Closed,
+    /// By a plan that waits for nobody
+    Open,
 }
 
-/// Where what is needed to start a server comes from.
-pub(crate) struct Site<'a> {
-    /// Scratch directory; each server gets one of its own in it.
-    pub(crate) dir: &'a Path,
-    pub(crate) pointsman: &'a Path,
-    pub(crate) workers: u32,
-    pub(crate) connections: u32,
-    pub(crate) proxy_core: usize,
-    pub(crate) load_core: usize,
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (0.05..=600.0).contains(&seconds) {
+        return Ok(Duration::from_secs_f64(seconds));
+    }
+    Err("from 0.05 to 600".to_owned())
 }
 
-/// A server that runs, and answers on a port.
-pub(crate) struct Server {
-    pub(crate) name: String,
-    pub(crate) port: u16,
-    guard: Guard,
-    log: PathBuf,
+/// Who runs where.
+struct Pins {
+    proxy: Option<Vec<usize>>,
+    load: Option<Vec<usize>>,
 }
 
-impl Server {
-    /// The process whose descendants make up the server.
-    pub(crate) fn pid(&self) -> i32 {
-        self.guard.pid()
+/// What there is to compare, and what is not there.
+struct Arms {
+    there: Vec<Arm>,
+    missing: BTreeMap<String, String>,
+}
+
+impl Peers {
+    /// Measures, and writes the folder; what was measured by the time that something fails, or somebody
+    /// ends it, is written too.
+    pub(crate) fn run(&self) -> Result<()> {
+        let interrupt = Interrupt::install()?;
+        let pins = self.pins()?;
+        let programs = Programs {
+            pointsman: self.pointsman.clone(),
+            peers: self.peers.clone(),
+        };
+        let arms = self.installed(&programs)?;
+        for scenario in self.scenarios() {
+            let plan = self.plan(*scenario, &pins);
+            plan.check(arms.there.len() + 1)?;
+        }
+        let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+        let circumstances = Circumstances::here(format!("loadtest {command}"), self.seed);
+        // Made now: a path that cannot be written should not be found out an hour later.
+        let dir = rundir::make(&self.out, &self.name(&circumstances))?;
+        let mut run = Run {
+            about: self.about(&circumstances, &arms, &programs),
+            reports: Vec::new(),
+            drills: None,
+        };
+        if let Some(cores) = &pins.load {
+            machine::stay_on(cores)?;
+        }
+        let measured = self.measure(
+            &mut run,
+            &arms.there,
+            &programs,
+            &pins,
+            circumstances,
+            &interrupt,
+        );
+        if run.reports.is_empty() && run.drills.is_none() {
+            let _ = std::fs::remove_dir(&dir);
+            return measured;
+        }
+        if let Err(error) = &measured {
+            run.about
+                .notes
+                .push(format!("It did not end as planned: {error:#}."));
+        }
+        run.save(&dir)?;
+        for made in &run.reports {
+            println!("== {}\n\n{}", made.comparison.scenario, report::table(made));
+        }
+        println!("{}", crate::table::short(&run));
+        println!("{}", dir.join("README.md").display());
+        measured
     }
 
-    /// An error, with the end of its log, if the server has ended.
-    pub(crate) fn check_alive(&mut self) -> Result<()> {
-        if let Some(status) = self.guard.ended()? {
-            bail!(
-                "{} has ended ({status}); it said:\n{}",
-                self.name,
-                tail(&self.log)
-            );
+    fn measure(
+        &self,
+        run: &mut Run,
+        arms: &[Arm],
+        programs: &Programs,
+        pins: &Pins,
+        circumstances: Circumstances,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let dir = scratch()?;
+        let site = Site {
+            dir: dir.path(),
+            sockets: dir.path(),
+            programs,
+            workers: self.workers,
+            connections: self.clients,
+            proxy_cores: pins.proxy.as_deref(),
+            load_cores: pins.load.as_deref(),
+            interrupt,
+        };
+        let subjects = drills::subjects(arms);
+        let mut progress = Progress::new();
+        let drilling = drills::time(subjects.len(), self.drills);
+        if !self.scenarios().is_empty() {
+            // Ended before the drills, which start their own.
+            let mut field = Field::start(&site, arms)?;
+            for (done, scenario) in self.scenarios().iter().enumerate() {
+                let later = self.scenarios()[done + 1..].iter();
+                let later: Duration = later
+                    .map(|scenario| self.plan(*scenario, pins).time(arms.len() + 1))
+                    .sum();
+                let frame = Frame {
+                    source: Source::Peers,
+                    circumstances: circumstances.clone(),
+                };
+                let plan = self.plan(*scenario, pins);
+                let tell = |at: &bench::Progress| {
+                    let of = at
+                        .rounds
+                        .map_or_else(String::new, |all| format!(" of {all}"));
+                    let what = format!("{}: round {}{of}: {}", scenario.name(), at.round, at.name);
+                    progress.say(&what, at.left + later + drilling);
+                };
+                compare(&mut field, &plan, frame, interrupt, tell, run)?;
+            }
         }
+        if self.drills > 0 && !subjects.is_empty() {
+            let tell = |what: &str, left| progress.say(what, left);
+            drills::run(&site, &subjects, self.drills, &mut run.drills, tell)?;
+        }
+        progress.end();
         Ok(())
     }
 
-    /// Waits until `probe` is content with the server.
-    fn wait_ready(
-        &mut self,
-        interrupt: &Interrupt,
-        probe: impl Fn(u16) -> Result<()>,
-    ) -> Result<()> {
-        let deadline = Instant::now() + READY_DEADLINE;
-        loop {
-            self.check_alive()?;
-            let Err(error) = probe(self.port) else {
-                return Ok(());
-            };
-            if Instant::now() > deadline {
-                return Err(error.context(format!(
-                    "{} does not answer rightly after {} s; it said:\n{}",
-                    self.name,
-                    READY_DEADLINE.as_secs(),
-                    tail(&self.log)
-                )));
-            }
-            interrupt.sleep(POLL)?;
+    fn scenarios(&self) -> &[Scenario] {
+        match self.only_drills {
+            true => &[],
+            false => &self.scenario,
         }
     }
-}
 
-/// Starts the upstream on the load core.
-pub(crate) fn start_upstream(
-    site: &Site<'_>,
-    ports: &mut Ports,
-    interrupt: &Interrupt,
-) -> Result<Server> {
-    let files = site.dir.join("files");
-    fs::create_dir(&files).with_context(|| format!("cannot create {}", files.display()))?;
-    let file = files.join(LARGE.trim_start_matches('/'));
-    fs::write(&file, large_body()).with_context(|| format!("cannot write {}", file.display()))?;
-
-    let name = "upstream";
-    let dir = server_dir(site.dir, name)?;
-    let port = ports.next()?;
-    let conf = fill(
-        UPSTREAM_CONF,
-        &[
-            ("DIR", &dir.display().to_string()),
-            ("FILES", &files.display().to_string()),
-            ("PORT", &port.to_string()),
-            ("SMALL", &small_body()),
-        ],
-    )?;
-    let arguments = nginx_arguments(&dir, &conf)?;
-    let mut server = start(name, "nginx", &arguments, site.load_core, &dir, port)?;
-    server.wait_ready(interrupt, check_bodies)?;
-    Ok(server)
-}
-
-/// Starts a proxy on the proxy core, and checks that it does what is going to be measured.
-pub(crate) fn start_proxy(
-    arm: &Arm,
-    label: &str,
-    site: &Site<'_>,
-    upstream: u16,
-    ports: &mut Ports,
-    interrupt: &Interrupt,
-) -> Result<Server> {
-    let dir = server_dir(site.dir, &label.replace([':', '#', '/'], "_"))?;
-    let port = ports.next()?;
-    let common = [
-        ("DIR", dir.display().to_string()),
-        ("PORT", port.to_string()),
-        ("UPSTREAM", upstream.to_string()),
-        ("WORKERS", site.workers.to_string()),
-        // One for each connection of the load, or some would be opened anew for each request.
-        ("KEEPALIVE", site.connections.max(128).to_string()),
-    ];
-    let common: Vec<(&str, &str)> = common.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let (program, arguments) = match arm {
-        Arm::Nginx { tuned } => {
-            let mut values = common.clone();
-            values.push(("BUFFERS", if *tuned { NGINX_TUNED } else { "" }));
-            (
-                "nginx".into(),
-                nginx_arguments(&dir, &fill(NGINX_CONF, &values)?)?,
-            )
-        }
-        Arm::Haproxy => {
-            let path = write_conf(&dir, "haproxy.cfg", &fill(HAPROXY_CFG, &common)?)?;
-            // -db: stay in the foreground.
-            ("haproxy".into(), vec!["-db".into(), "-f".into(), path])
-        }
-        Arm::Pointsman { mode, policy } => {
-            let admin = ports.next()?;
-            let mut arguments: Vec<String> = vec![
-                "serve".into(),
-                "--listen".into(),
-                format!("127.0.0.1:{port}"),
-                "--upstream".into(),
-                format!("http://127.0.0.1:{upstream}"),
-                "--workers".into(),
-                site.workers.to_string(),
-                "--mode".into(),
-                mode.clone(),
-                "--admin".into(),
-                format!("127.0.0.1:{admin}"),
-            ];
-            if let Some(policy) = policy {
-                arguments.extend(["--policy".into(), policy.clone()]);
-            }
-            (site.pointsman.display().to_string(), arguments)
-        }
-    };
-    let mut server = start(label, &program, &arguments, site.proxy_core, &dir, port)?;
-    server.wait_ready(interrupt, |port| {
-        check_bodies(port).and_then(|()| check_reuse(port))
-    })?;
-    if !probe_text(port, "/seen")?.contains("forwarded-for=127.0.0.1 ") {
-        eprintln!("note: {label} sends no X-Forwarded-For: it does a little less than the others");
-    }
-    Ok(server)
-}
-
-/// Free ports, outside of those that the kernel gives to outgoing connections: there, some
-/// connection of the load could sit on a port before the server that is to listen on it.
-pub(crate) struct Ports {
-    next: u16,
-    end: u16,
-}
-
-impl Ports {
-    pub(crate) fn new() -> Self {
-        let ephemeral = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
-            .ok()
-            .and_then(|range| range.split_ascii_whitespace().next()?.parse().ok())
-            .unwrap_or(32_768);
-        let end = if ephemeral > 12_000 {
-            ephemeral
-        } else {
-            u16::MAX
+    fn plan(&self, scenario: Scenario, pins: &Pins) -> Plan {
+        let path = match scenario {
+            Scenario::Bodies => LARGE,
+            _ => SMALL,
         };
-        // Two runs at once start at different places, as a courtesy; bind decides.
-        let first = 10_000 + u16::try_from(std::process::id() % 1_000).expect("less than 1000");
-        Self { next: first, end }
+        // In long-lived, connections are opened one by one meanwhile.
+        let usual_warm_up = match scenario {
+            Scenario::LongLived => self.block,
+            _ => self.block / 4,
+        };
+        Plan {
+            program: self.pointsman.clone(),
+            scenario,
+            host: HOST.to_owned(),
+            path: path.to_owned(),
+            slow_path: format!("{SLOW}{SLOW_MS}"),
+            planted: None,
+            clients: self.clients,
+            addresses: 1,
+            loops: match self.loops {
+                Loop::Both => Loops::Both,
+                Loop::Closed => Loops::Closed,
+                Loop::Open => Loops::Open,
+            },
+            rate: self.rate,
+            poisson: true,
+            warm_up: self.warm_up.unwrap_or(usual_warm_up),
+            block: self.block,
+            extent: Extent::Rounds(self.rounds),
+            timeout: TIMEOUT,
+            seed: self.seed,
+            load_cores: pins.load.clone().unwrap_or_default(),
+        }
     }
 
-    fn next(&mut self) -> Result<u16> {
-        while self.next < self.end {
-            let port = self.next;
-            self.next += 1;
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-                return Ok(port);
+    /// One core for the proxies, another for all else: what the load does is not the proxies' doing.
+    fn pins(&self) -> Result<Pins> {
+        if self.unpinned {
+            return Ok(Pins {
+                proxy: None,
+                load: None,
+            });
+        }
+        let cores = machine::cores()?;
+        let proxy = self.proxy_core.or(cores.first().copied());
+        let other = cores.iter().copied().find(|core| Some(*core) != proxy);
+        match (proxy, self.load_core.or(other)) {
+            (Some(proxy), Some(load)) if proxy != load => Ok(Pins {
+                proxy: Some(vec![proxy]),
+                load: Some(vec![load]),
+            }),
+            _ => bail!(
+                "two cores are needed, or the load would take the proxy's time: --proxy-core and --load-core \
+                 must differ, or --unpinned to see no more than that it works"
+            ),
+        }
+    }
+
+    /// Never silently: what is left out is said now, and in the results.
+    fn installed(&self, programs: &Programs) -> Result<Arms> {
+        let mut arms = Arms {
+            there: Vec::new(),
+            missing: BTreeMap::new(),
+        };
+        for arm in &self.arms {
+            if arms.there.contains(arm) {
+                bail!("{arm} is named twice (the first arm is measured twice as it is)");
+            }
+            match programs.find(*arm) {
+                Ok(_) => arms.there.push(*arm),
+                Err(error) => {
+                    eprintln!("MISSING, and left out of all results: {arm}: {error:#}");
+                    arms.missing.insert(arm.to_string(), format!("{error:#}"));
+                }
             }
         }
-        bail!("no free port on 127.0.0.1 below {}", self.end)
+        if arms.there.is_empty() {
+            bail!("none of the arms can be run");
+        }
+        // The load is Pointsman's own, whatever is compared.
+        if !self.pointsman.is_file() {
+            bail!(
+                "there is no {}, which brings the load: cargo build --release, or --pointsman PATH",
+                self.pointsman.display()
+            );
+        }
+        Ok(arms)
+    }
+
+    fn name(&self, circumstances: &Circumstances) -> String {
+        self.name.clone().unwrap_or_else(|| {
+            let machine = rundir::machine_name(&circumstances.processor, circumstances.cores);
+            format!("{}-{machine}", machine::day(circumstances.began))
+        })
+    }
+
+    fn placement(&self) -> String {
+        let workers = match self.workers {
+            1 => "one worker".to_owned(),
+            many => format!("{many} workers"),
+        };
+        match self.unpinned {
+            true => format!("{workers}, nothing pinned to a core"),
+            false => format!("{workers} on one core, load and upstream on another"),
+        }
+    }
+
+    fn about(&self, circumstances: &Circumstances, arms: &Arms, programs: &Programs) -> About {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let versions = arms.there.iter().filter_map(|arm| {
+            let version = programs.version(*arm)?;
+            Some((arm.to_string(), version))
+        });
+        let mut notes = machine::warnings();
+        for note in &notes {
+            eprintln!("note: {note}");
+        }
+        if self.unpinned {
+            notes.push("Nothing was pinned to a core: these numbers compare nothing.".to_owned());
+        }
+        if cfg!(debug_assertions) {
+            notes.push("Upstream and relay were not built for speed.".to_owned());
+        }
+        About {
+            began: now.map_or(circumstances.began, |now| now.as_secs()),
+            commit: machine::commit(),
+            command: circumstances.command.clone(),
+            processor: circumstances.processor.clone(),
+            cores: circumstances.cores,
+            kernel: circumstances.kernel.clone(),
+            seed: self.seed,
+            placement: self.placement(),
+            versions: versions.collect(),
+            missing: arms.missing.clone(),
+            disturbances: Vec::new(),
+            notes,
+        }
     }
 }
 
-/// Whether there is a program of that name to run.
-pub(crate) fn find_program(program: &Path) -> Result<PathBuf> {
-    if program.components().count() > 1 {
-        return program
-            .is_file()
-            .then(|| program.to_owned())
-            .with_context(|| format!("there is no {}", program.display()));
+/// Runs one scenario to its end, or to the wish of a person. What was measured by then is in `run`.
+fn compare(
+    field: &mut Field,
+    plan: &Plan,
+    frame: Frame,
+    interrupt: &Interrupt,
+    tell: impl FnMut(&bench::Progress),
+    run: &mut Run,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot set up the runtime")?;
+    let scenario = plan.scenario.name();
+    let before = Machine::look()?;
+    let mut made = runtime.block_on(bench::run(field, plan, frame, interrupt.wait(), tell));
+    let Shares { stolen, others } = Machine::look()?.since(&before);
+    made.circumstances.notes.push(format!(
+        "Meanwhile the hypervisor gave {:.1} % of this machine's time to others, and other programs here took \
+         {:.1} %.",
+        stolen * 100.0,
+        others * 100.0
+    ));
+    if stolen.max(others) > DISTURBED {
+        run.about.disturbances.push(format!(
+            "{scenario}: others had {:.0} % of the machine's time.",
+            (stolen + others) * 100.0
+        ));
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        // Where distributions put servers; not everybody's PATH has it.
-        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")])
-        .map(|dir| dir.join(program))
-        .find(|candidate| candidate.is_file())
-        .with_context(|| format!("{} is not installed", program.display()))
-}
-
-fn start(
-    name: &str,
-    program: &str,
-    arguments: &[String],
-    core: usize,
-    dir: &Path,
-    port: u16,
-) -> Result<Server> {
-    let program = find_program(Path::new(program))?;
-    let log = dir.join("log");
-    let out = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
-    let mut command = Command::new("taskset");
-    command
-        .args(["-c", &core.to_string()])
-        .arg(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(out.try_clone().context("cannot share a log")?)
-        .stderr(out);
-    Ok(Server {
-        name: name.to_owned(),
-        port,
-        guard: Guard::spawn(name, &mut command)?,
-        log,
-    })
-}
-
-fn nginx_arguments(dir: &Path, conf: &str) -> Result<Vec<String>> {
-    let conf = write_conf(dir, "nginx.conf", conf)?;
-    // -e: what goes wrong before the configuration is read goes to our log too.
-    let prefix = dir.display().to_string();
-    Ok(vec![
-        "-p".into(),
-        prefix,
-        "-c".into(),
-        conf,
-        "-e".into(),
-        "stderr".into(),
-    ])
-}
-
-fn write_conf(dir: &Path, name: &str, text: &str) -> Result<String> {
-    let path = dir.join(name);
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path.display().to_string())
-}
-
-fn server_dir(base: &Path, name: &str) -> Result<PathBuf> {
-    let dir = base.join(name);
-    fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    Ok(dir)
-}
-
-/// Puts values where the template has `@KEY@`.
-fn fill(template: &str, values: &[(&str, &str)]) -> Result<String> {
-    let mut text = template.to_owned();
-    for (key, value) in values {
-        text = text.replace(&format!("@{key}@"), value);
+    let ending = made.ending.clone();
+    if !made.is_empty() {
+        run.reports.push(judged(made));
     }
-    match text.split('@').nth(1) {
-        None => Ok(text),
-        Some(key) => Err(anyhow!("a template has @{key}@, which has no value")),
+    match ending {
+        Ending::Complete => field.check_answers(),
+        Ending::Interrupted => bail!("interrupted"),
+        other => bail!("{scenario}: {}", crate::table::ending(&other)),
     }
 }
 
-fn check_bodies(port: u16) -> Result<()> {
-    if probe::get(port, SMALL)? != small_body().as_bytes() {
-        bail!("the body of {SMALL} is not what the upstream sends");
-    }
-    if probe::get(port, LARGE)? != large_body() {
-        bail!("the body of {LARGE} is not what the upstream sends");
-    }
-    Ok(())
+/// With what it says, but for the recommendation: the cheapest of these arms is no proxy at all.
+fn judged(comparison: Comparison) -> Report {
+    let mut report = comparison.report();
+    report.summary.recommendation = Recommendation {
+        arm: None,
+        text: "Nothing is recommended: relay and direct are the floor and the control, and proxies differ in more \
+               than what was measured."
+            .to_owned(),
+        configuration: None,
+    };
+    report
 }
 
-/// The comparison is one of proxies that keep their connections to the upstream.
-fn check_reuse(port: u16) -> Result<()> {
-    probe_text(port, "/seen")?;
-    let seen = probe_text(port, "/seen")?;
-    match seen
-        .rsplit_once("reused=")
-        .and_then(|(_, count)| count.parse::<u64>().ok())
-    {
-        Some(count) if count > 1 => Ok(()),
-        Some(_) => bail!("it opens a new connection to the upstream for each request"),
-        None => bail!("the body of /seen is {seen:?}"),
-    }
-}
-
-fn probe_text(port: u16, path: &str) -> Result<String> {
-    String::from_utf8(probe::get(port, path)?).with_context(|| format!("body of {path}"))
-}
-
-/// The last lines of a log.
-fn tail(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    match lines.len() {
-        0 => "(nothing)".to_owned(),
-        count => lines[count.saturating_sub(10)..].join("\n"),
-    }
+/// A folder for configurations and logs, which goes when this does.
+fn scratch() -> Result<tempfile::TempDir> {
+    use std::os::unix::fs::PermissionsExt;
+    tempfile::Builder::new()
+        .prefix("loadtest-")
+        // Started by root, workers of nginx give up root's rights and must still get in.
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempdir()
+        .context("cannot create a scratch folder")
 }
 
 #[cfg(test)]
@@ -360,32 +456,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_have_their_sizes() {
-        assert_eq!(small_body().len(), 100);
-        assert_eq!(large_body().len(), LARGE_BYTES);
-    }
-
-    #[test]
-    fn templates_are_filled_or_refused() {
-        assert_eq!(
-            fill("a @X@ b @X@", &[("X", "1")]).expect("all known"),
-            "a 1 b 1"
-        );
-        assert!(fill("a @X@ b @Y@", &[("X", "1")]).is_err());
-    }
-
-    #[test]
-    fn ports_are_not_given_twice() {
-        let mut ports = Ports::new();
-        let first = ports.next().expect("a free port");
-        assert_ne!(first, ports.next().expect("another"));
-    }
-
-    #[test]
-    fn missing_programs_are_named() {
-        let error = find_program(Path::new("no-such-proxy")).expect_err("there is none");
-        assert!(error.to_string().contains("no-such-proxy"));
-        assert!(find_program(Path::new("sh")).is_ok());
-        assert!(find_program(Path::new("no/such/pointsman")).is_err());
+    fn only_sensible_times_are_taken() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for text in ["0", "-1", "nan", "1e9", "x"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::upstream::HOST;
+
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The body of the answer to `GET path`, which has to be a 200 of the length it announces.
@@ -17,7 +19,7 @@ pub(crate) fn get(port: u16, path: &str) -> Result<Vec<u8>> {
     stream.set_write_timeout(Some(TIMEOUT))?;
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = Vec::new();
     stream
