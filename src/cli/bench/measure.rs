@@ -93,6 +93,8 @@ async fn measure(
     notes: Notes,
     signals: &mut Signals,
 ) -> Result<(Results, Ends)> {
+    // Before we may use fewer cores than there are.
+    let circumstances = circumstances(&cluster, load_cores, &notes);
     if !load_cores.is_empty() {
         schedule::run_on(load_cores)
             .map_err(|error| Error::runtime("cannot run on the cores of --load-cpus", error))?;
@@ -104,7 +106,6 @@ async fn measure(
         cluster.upstreams = urls.collect();
         demo = Some(upstreams);
     }
-    let circumstances = circumstances(&cluster, demo.is_some(), load_cores, &notes);
     let mut own = tokio::select! {
         own = Own::start(&cluster) => own?,
         () = signals.next() => return Err(interrupted()),
@@ -137,23 +138,20 @@ async fn measure(
 }
 
 /// Where and how.
-fn circumstances(
-    cluster: &OwnPlan,
-    demo: bool,
-    load_cores: &[usize],
-    notes: &Notes,
-) -> Circumstances {
+fn circumstances(cluster: &OwnPlan, load_cores: &[usize], notes: &Notes) -> Circumstances {
     let command: Vec<String> = std::env::args().skip(1).map(quoted).collect();
     let command = format!("pointsman {}", command.join(" "));
     let mut here = Circumstances::here(command, notes.seed);
-    let upstreams = match demo {
-        true => "two demo upstreams".into(),
-        false => cluster.upstreams.join(", "),
-    };
-    here.notes.push(format!(
-        "{} workers in front of {upstreams}; clients, upstreams and proxy run on this machine.",
-        cluster.workers
-    ));
+    let workers = cluster.workers;
+    here.notes.push(match &cluster.upstreams[..] {
+        [] => format!(
+            "{workers} workers in front of two demo upstreams; clients, upstreams and proxy share this machine."
+        ),
+        own => format!(
+            "{workers} workers in front of {}; clients and proxy share this machine.",
+            own.join(", ")
+        ),
+    });
     let list = |cores: &[usize]| match cores {
         [] => "any core".into(),
         cores => format!("core {}", Cores(cores.to_vec())),
