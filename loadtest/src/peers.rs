@@ -181,7 +181,7 @@ impl Peers {
         for made in &run.reports {
             println!("== {}\n\n{}", made.comparison.scenario, report::table(made));
         }
-        println!("{}", crate::table::short(&run));
+        println!("{}", crate::table::full(&run));
         println!("{}", dir.join("README.md").display());
         measured
     }

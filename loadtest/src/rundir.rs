@@ -121,7 +121,7 @@ impl Run {
              `blocks-*.csv`: a row for each block. `drills.json`: what clients saw when a worker failed. \
              How it is measured: [METHODOLOGY.md](../../../METHODOLOGY.md).\n\n## In short\n\n",
         );
-        text.push_str(&table::short(self));
+        text.push_str(&table::full(self));
         for made in &self.reports {
             let comparison = &made.comparison;
             text.push_str(&format!(
@@ -212,7 +212,7 @@ mod tests {
         let back = Run::load(&dir).expect("it can be read");
         assert_eq!(back.about, run.about);
         assert_eq!(back.drills, run.drills);
-        assert_eq!(table::short(&back), table::short(&run));
+        assert_eq!(table::full(&back), table::full(&run));
         let readme = fs::read_to_string(dir.join("README.md")).expect("it was written");
         assert!(
             readme.contains("abc1234") && readme.contains("**Missing**: envoy"),

@@ -10,8 +10,36 @@ use crate::rundir::Run;
 /// What stands in a cell of which nothing is known.
 const NOTHING: &str = "–";
 
-/// What the run says, in short: cost, throughput, latency, and what failures do.
+/// The scenarios that stand on the front page, where they were measured.
+const FRONT: [&str; 3] = ["per-connection", "keepalive", "bodies"];
+
+/// What the front page shows: cost in the plainest scenarios, what should make one doubt, and what failures do.
 pub(crate) fn short(run: &Run) -> String {
+    let is_front = |report: &&Report| FRONT.contains(&report.comparison.scenario.as_str());
+    let front: Vec<&Report> = run.reports.iter().filter(is_front).collect();
+    let mut text = circumstances(run);
+    if !front.is_empty() {
+        cost(&mut text, &front);
+        complaints(&mut text, run, &front);
+    }
+    ended(text, run)
+}
+
+/// Everything that the run says: cost, throughput, latency, doubts and failures.
+pub(crate) fn full(run: &Run) -> String {
+    let all: Vec<&Report> = run.reports.iter().collect();
+    let mut text = circumstances(run);
+    if !all.is_empty() {
+        cost(&mut text, &all);
+        throughput(&mut text, &all);
+        latencies(&mut text, &all);
+        complaints(&mut text, run, &all);
+    }
+    ended(text, run)
+}
+
+/// Where and with what it was measured.
+fn circumstances(run: &Run) -> String {
     let mut text = String::new();
     let about = &run.about;
     let _ = writeln!(
@@ -27,11 +55,11 @@ pub(crate) fn short(run: &Run) -> String {
         let names: Vec<&str> = run.about.missing.keys().map(String::as_str).collect();
         let _ = writeln!(text, "Missing in this run: {}.\n", names.join(", "));
     }
-    if !run.reports.is_empty() {
-        costs(&mut text, run);
-        latencies(&mut text, run);
-        complaints(&mut text, run);
-    }
+    text
+}
+
+/// `text` and the drills, with one end of line at the end.
+fn ended(mut text: String, run: &Run) -> String {
     if let Some(drills) = &run.drills {
         failures(&mut text, drills);
     }
@@ -65,9 +93,9 @@ pub(crate) fn ending(ending: &Ending) -> String {
 }
 
 /// The arms' names, in the order in which the reports have them.
-fn names(run: &Run) -> Vec<&str> {
+fn names<'a>(reports: &[&'a Report]) -> Vec<&'a str> {
     let mut names: Vec<&str> = Vec::new();
-    for arm in run.reports.iter().flat_map(|report| &report.summary.arms) {
+    for arm in reports.iter().flat_map(|report| &report.summary.arms) {
         if !names.contains(&arm.name.as_str()) {
             names.push(&arm.name);
         }
@@ -76,17 +104,17 @@ fn names(run: &Run) -> Vec<&str> {
 }
 
 /// A table with a row for each arm and a column for each scenario.
-fn by_scenario(run: &Run, cell: impl Fn(&Report, &ArmSummary) -> String) -> String {
+fn by_scenario(reports: &[&Report], cell: impl Fn(&Report, &ArmSummary) -> String) -> String {
     let mut head = vec![String::new()];
     head.extend(
-        run.reports
+        reports
             .iter()
             .map(|report| report.comparison.scenario.clone()),
     );
     let mut cells = vec![head];
-    for name in names(run) {
+    for name in names(reports) {
         let mut row = vec![name.to_owned()];
-        row.extend(run.reports.iter().map(|report| {
+        row.extend(reports.iter().map(|report| {
             let arm = report.summary.arms.iter().find(|arm| arm.name == name);
             arm.map_or_else(|| NOTHING.to_owned(), |arm| cell(report, arm))
         }));
@@ -95,32 +123,35 @@ fn by_scenario(run: &Run, cell: impl Fn(&Report, &ArmSummary) -> String) -> Stri
     align(&cells)
 }
 
-fn base(run: &Run) -> &str {
-    let first = run
-        .reports
+fn base<'a>(reports: &[&'a Report]) -> &'a str {
+    let first = reports
         .first()
         .and_then(|report| report.summary.arms.first());
     first.map_or("the first", |arm| arm.name.as_str())
 }
 
-fn costs(text: &mut String, run: &Run) {
-    let base = base(run);
+fn cost(text: &mut String, reports: &[&Report]) {
+    let base = base(reports);
     let _ = writeln!(
         text,
         "**CPU time for a request**, microseconds, in closed loop; below it the ratio to {base} in the same \
          round with its 95 % interval. ≈: no difference can be told.\n"
     );
-    let table = by_scenario(run, |report, arm| {
+    let table = by_scenario(reports, |report, arm| {
         let cost = number(arm.cpu_us_per_request, |cost| format!("{cost:.1}"));
         with_ratio(report, arm, cost, arm.cpu)
     });
     text.push_str(&table);
+}
+
+fn throughput(text: &mut String, reports: &[&Report]) {
+    let base = base(reports);
     let _ = writeln!(
         text,
         "\n**Requests a second**, in closed loop, and the ratio to {base}. One core carries load and upstream: \
          what comes near `direct` was limited by these.\n"
     );
-    let table = by_scenario(run, |report, arm| {
+    let table = by_scenario(reports, |report, arm| {
         let rate = number(arm.requests_per_second, |rate| format!("{rate:.0}"));
         with_ratio(report, arm, rate, arm.throughput)
     });
@@ -155,13 +186,13 @@ fn ratio(contrast: Contrast) -> String {
     }
 }
 
-fn latencies(text: &mut String, run: &Run) {
+fn latencies(text: &mut String, reports: &[&Report]) {
     let _ = writeln!(
         text,
         "\n**Latency**, milliseconds, in open loop at the same rate for all, from the planned moment: \
          median / 99 % / 99.9 %.\n"
     );
-    let table = by_scenario(run, |_, arm| {
+    let table = by_scenario(reports, |_, arm| {
         let cell = |quantile| number(quantile, milliseconds);
         format!("{} / {} / {}", cell(arm.p50), cell(arm.p99), cell(arm.p999))
     });
@@ -169,9 +200,9 @@ fn latencies(text: &mut String, run: &Run) {
 }
 
 /// What should make a reader doubt.
-fn complaints(text: &mut String, run: &Run) {
+fn complaints(text: &mut String, run: &Run, reports: &[&Report]) {
     let mut lines = run.about.disturbances.clone();
-    for report in &run.reports {
+    for report in reports {
         let (comparison, summary) = (&report.comparison, &report.summary);
         if comparison.ending != Ending::Complete {
             lines.push(format!(
@@ -460,7 +491,7 @@ pub(crate) mod tests {
 
     #[test]
     fn everything_that_a_reader_needs_is_there() {
-        let text = short(&sample());
+        let text = full(&sample());
         for part in [
             "Missing in this run: envoy",
             "nginx 1.",
@@ -481,7 +512,7 @@ pub(crate) mod tests {
 
     #[test]
     fn tables_are_tables() {
-        let text = short(&sample());
+        let text = full(&sample());
         let mut columns = None;
         let mut tables = 0;
         for line in text.lines() {

@@ -178,8 +178,8 @@ pub struct Summary {
     pub recommendation: Recommendation,
 }
 
-/// The noise floor: half-widths of the intervals around the ratio of two equal arms, or how far the
-/// interval's farther end is from 1, whichever is more. 0.02 is 2 %.
+/// The noise floor: by how many times more or less two equal arms may differ, as the farther end of their ratio's
+/// interval has it. 0.02 is 2 % more, or as much less.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Floor {
     /// Of requests a second.

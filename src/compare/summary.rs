@@ -135,7 +135,7 @@ impl<'a> Judge<'a> {
             let Contrast {
                 low, high, verdict, ..
             } = self.against(*twin, *of, measure)?.contrast;
-            (verdict != Verdict::TooLittle).then(|| (low - 1.0).abs().max((high - 1.0).abs()))
+            (verdict != Verdict::TooLittle).then(|| high.max(1.0 / low) - 1.0)
         });
         reaches.max_by(f64::total_cmp)
     }
@@ -150,7 +150,10 @@ impl<'a> Judge<'a> {
         let logs = match measure {
             // How many requests are answered of those that were planned tells nothing of what could be.
             Measure::Throughput => logs(Kind::Demand, Totals::throughput),
-            Measure::Cpu => logs(prefer(Kind::Demand, Kind::Planned), Totals::cpu),
+            Measure::Cpu => {
+                let (first, second) = self.kinds_of_cost();
+                logs(prefer(first, second), Totals::cpu)
+            }
             Measure::P50 => logs(prefer(Kind::Planned, Kind::Demand), |t| {
                 t.latency.interpolated(0.5)
             }),
@@ -159,6 +162,17 @@ impl<'a> Judge<'a> {
             }),
         };
         self.finding(&logs, measure)
+    }
+
+    /// Where CPU time is looked at first, and where else. With planned arrivals all arms do the same work, and
+    /// cores have time to spare: what an arm costs is its own doing, where at capacity it also depends on how long
+    /// everybody waits for everybody. But the plan of a comparison of programs goes by the slowest of them, and
+    /// would have the others idle: those are looked at at capacity.
+    fn kinds_of_cost(&self) -> (Kind, Kind) {
+        match self.comparison.source {
+            Source::Bench => (Kind::Planned, Kind::Demand),
+            Source::Live | Source::Peers => (Kind::Demand, Kind::Planned),
+        }
     }
 
     fn finding(&self, logs: &[f64], measure: Measure) -> Option<Finding> {
@@ -188,18 +202,16 @@ impl<'a> Judge<'a> {
 
     fn arm(&self, arm: usize) -> ArmSummary {
         let blocks = || self.comparison.blocks_of(arm);
-        let kind = match self.rounds.has(arm, Kind::Demand) {
-            true => Kind::Demand,
-            false => Kind::Planned,
+        let middle = |(first, second), value: &dyn Fn(&Totals) -> Option<f64>| {
+            let kind = match self.rounds.has(arm, first) {
+                true => first,
+                false => second,
+            };
+            let totals = self.rounds.of_arm(arm);
+            median(totals.filter(|t| kind.holds(t.drive)).filter_map(value))
         };
-        let middle = |value: &dyn Fn(&Totals) -> Option<f64>| {
-            median(
-                self.rounds
-                    .of_arm(arm)
-                    .filter(|t| kind.holds(t.drive))
-                    .filter_map(value),
-            )
-        };
+        let capacity = (Kind::Demand, Kind::Planned);
+        let cost = self.kinds_of_cost();
         let latency = self.comparison.pooled_latency(arm);
         let handoff = merged(blocks().map(|b| &b.handoff));
         let contrast = |measure| match arm {
@@ -214,8 +226,8 @@ impl<'a> Judge<'a> {
             twin_of: *twin_of,
             requests: blocks().map(|b| b.requests).sum(),
             errors: blocks().map(|b| b.errors).sum(),
-            requests_per_second: middle(&Totals::throughput),
-            cpu_us_per_request: middle(&Totals::cpu),
+            requests_per_second: middle(capacity, &Totals::throughput),
+            cpu_us_per_request: middle(cost, &Totals::cpu),
             p50: latency.interpolated(0.5),
             p90: latency.interpolated(0.9),
             p99: latency.interpolated(0.99),
@@ -224,11 +236,11 @@ impl<'a> Judge<'a> {
             open_deviation: median(blocks().filter_map(|b| evenness(b, deviation))),
             handoff_p50: handoff.interpolated(0.5),
             handoff_p99: handoff.interpolated(0.99),
-            run_queue_us_per_request: middle(&|t| {
+            run_queue_us_per_request: middle(cost, &|t| {
                 t.for_a_request(t.used.waited_ns as f64 / 1000.0)
             }),
-            wakeups_per_request: middle(&|t| t.for_a_request(t.used.wakeups as f64)),
-            preempted_per_request: middle(&|t| t.for_a_request(t.used.preempted as f64)),
+            wakeups_per_request: middle(cost, &|t| t.for_a_request(t.used.wakeups as f64)),
+            preempted_per_request: middle(cost, &|t| t.for_a_request(t.used.preempted as f64)),
             own_share: median(blocks().filter(|b| b.requests > 0).map(|b| b.own_share)),
             throughput: contrast(Measure::Throughput),
             cpu: contrast(Measure::Cpu),
@@ -325,7 +337,9 @@ fn differences(summary: &ArmSummary, base: &str) -> String {
 /// What an interval says. A difference must be more than two equal arms show, as well.
 fn verdict(contrast: &Contrast, measure: Measure, floor: Option<f64>) -> Verdict {
     let holds_one = contrast.low <= 1.0 && contrast.high >= 1.0;
-    let in_the_noise = floor.is_some_and(|floor| (contrast.ratio - 1.0).abs() <= floor);
+    // Half as much is as far from 1 as twice as much.
+    let times = contrast.ratio.max(1.0 / contrast.ratio);
+    let in_the_noise = floor.is_some_and(|floor| times <= 1.0 + floor);
     match (contrast.ratio > 1.0) == measure.more_is_better() {
         _ if holds_one || in_the_noise => Verdict::NoDifference,
         true => Verdict::Better,

@@ -36,8 +36,8 @@ A cluster of its own is started on a free port of 127.0.0.1, with demo upstreams
 --upstream names others. Every round visits every arm (a mode with its policy) once, in an order that
 changes; the first arm, the base, is visited twice, and what its two halves differ by is the noise
 floor: whatever is smaller than that cannot be told. In each visit clients first send as fast as they get
-answers (closed loop: capacity and CPU time), then by a plan that waits for nobody (open loop:
-latency, counted from the planned moment). A mode acts when a connection comes, so every visit has new
+answers (closed loop: capacity), then by a plan that waits for nobody (open loop: latency, counted
+from the planned moment, and CPU time, at a rate that is the same for all). A mode acts when a connection comes, so every visit has new
 connections. Load, upstreams and proxy share this machine, unless told apart with --proxy-cpus and
 --load-cpus.
 
