@@ -196,7 +196,11 @@ impl Plan {
 
     /// The load in words; `rate`: of open load, once it is known.
     pub(super) fn words(&self, rate: Option<f64>) -> String {
-        let mut words = format!("{} clients, {}", self.clients, self.scenario.words());
+        let clients = match self.clients {
+            1 => "1 client".to_owned(),
+            n => format!("{n} clients"),
+        };
+        let mut words = format!("{clients}, {}", self.scenario.words());
         let open = || {
             let arrivals = match self.poisson {
                 true => "as a Poisson process",
