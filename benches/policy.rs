@@ -106,7 +106,9 @@ impl Shaded {
                 .collect(),
             open: VecDeque::new(),
         };
-        shaded.shadows.set_candidates((0..workers).map(|_| true));
+        shaded
+            .shadows
+            .set_candidates((0..workers).map(|seat| Some(seat.into())));
         let rows = rows(&shaded.rows);
         shaded.loads.count(rows, &mut shaded.shadows.loads);
         while shaded.open.len() < OPEN {

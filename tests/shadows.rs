@@ -46,8 +46,17 @@ fn workers() -> impl Strategy<Value = Vec<Candidate>> {
 
 fn shadows_of(workers: &[Candidate]) -> Shadows {
     let mut shadows = Shadows::new(Prefixes::default());
-    shadows.set_candidates(workers.iter().map(|_| true));
+    shadows.set_candidates(workers.iter().map(|worker| Some(place(worker.seat))));
     shadows
+}
+
+/// Where a worker's own listener is in the kernel's group: the master's comes first.
+fn place(seat: u16) -> usize {
+    if seat == 128 {
+        0
+    } else {
+        usize::from(seat) + 1
+    }
 }
 
 /// How far apart the loads are.
@@ -140,10 +149,12 @@ proptest! {
         let mut real = workers.clone();
         real.iter_mut().zip(ready).for_each(|(worker, ready)| worker.ready = ready);
         let mut shadows = Shadows::new(Prefixes::default());
-        shadows.set_candidates(members.iter().copied().take(workers.len()));
+        let places = workers.iter().zip(&members);
+        shadows.set_candidates(places.map(|(worker, m)| m.then_some(place(worker.seat))));
         let picked = shadows.pick(peer, &real, None).seat(Shadow::KernelHash);
         let members = workers.iter().zip(members).filter(|(_, member)| *member);
-        let seats: Vec<u16> = members.map(|(worker, _)| worker.seat).collect();
+        let mut seats: Vec<u16> = members.map(|(worker, _)| worker.seat).collect();
+        seats.sort_unstable_by_key(|seat| place(*seat));
         let place = (steering::hash(peer) as usize).checked_rem(seats.len());
         prop_assert_eq!(picked, place.map(|place| seats[place]));
     }

@@ -114,11 +114,7 @@ impl<'a> Advice<'a> {
             return (None, vec!["Nothing was compared.".to_owned()]);
         };
         if let Ending::Guarded { why } = &self.judge.comparison.ending {
-            let why = format!(
-                "Stay with {}: the comparison was ended because clients fared worse: {why}.",
-                base.name
-            );
-            return (Some(0), vec![why]);
+            return self.after_the_guard(base, why);
         }
         if self.candidates.is_empty() {
             return (
@@ -146,6 +142,25 @@ impl<'a> Advice<'a> {
             Some((best, others)) => (Some(*best), self.choose(*best, others)),
             None => (Some(0), self.stay()),
         }
+    }
+
+    /// Clients fared worse. What the guard saw is the last block, and that may be the base's own.
+    fn after_the_guard(&self, base: &ArmSummary, why: &str) -> (Option<usize>, Vec<String>) {
+        let last = self.judge.comparison.blocks.last().map(|block| block.arm);
+        let is_base =
+            |arm: usize| arm == 0 || self.arms.get(arm).is_some_and(|a| a.twin_of == Some(0));
+        if last.is_some_and(is_base) {
+            let text = format!(
+                "Nothing is recommended: clients fared worse with {} itself, so the comparison was ended: {why}.",
+                base.name
+            );
+            return (None, vec![text]);
+        }
+        let text = format!(
+            "Stay with {}: the comparison was ended because clients fared worse: {why}.",
+            base.name
+        );
+        (Some(0), vec![text])
     }
 
     fn most_rounds(&self) -> usize {

@@ -393,15 +393,17 @@ fn on_live_traffic_it_is_said_whose_connections_they_were_and_demand_is_no_gain(
     comparison.ending = Ending::Guarded {
         why: "errors rose to 3 %".to_owned(),
     };
-    let guarded = advice(&comparison);
-    assert_eq!(guarded.arm, Some(0));
-    assert!(
-        guarded
-            .text
-            .contains("clients fared worse: errors rose to 3 %"),
-        "{}",
-        guarded.text
-    );
+    for (arm, recommended, text) in [
+        (2, Some(0), "clients fared worse: errors rose to 3 %"),
+        (0, None, "fared worse with base itself"),
+        (1, None, "fared worse with base itself"),
+    ] {
+        comparison.blocks.last_mut().expect("some").arm = arm;
+        let guarded = advice(&comparison);
+        assert_eq!(guarded.arm, recommended, "{arm}");
+        assert_eq!(guarded.configuration.is_some(), recommended.is_some());
+        assert!(guarded.text.contains(text), "{}", guarded.text);
+    }
 }
 
 #[test]

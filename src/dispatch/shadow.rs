@@ -111,8 +111,9 @@ pub struct Shadows {
     round_robin: RoundRobin,
     least_loaded: LeastLoaded,
     remote_address: RemoteAddress,
-    /// Who would have a listener of its own in mode `reuseport`: indices of candidates.
-    members: Vec<usize>,
+    /// Who would have a listener of its own in mode `reuseport`, in the order of these: the place of the
+    /// listener, and the index of the candidate.
+    members: Vec<(usize, usize)>,
     /// The connections that each candidate would have open under `least-loaded`.
     pub loads: Vec<u32>,
 }
@@ -129,17 +130,17 @@ impl Shadows {
         }
     }
 
-    /// From now on these are the candidates, one truth value for each: would the kernel send it
-    /// connections? They begin with no load.
-    pub fn set_candidates(&mut self, members: impl Iterator<Item = bool>) {
+    /// From now on these are the candidates; of each the place of the listener from which the kernel would
+    /// have it take connections, if it would. (The master's own is the first of all, and its seat the last.)
+    /// They begin with no load.
+    pub fn set_candidates(&mut self, places: impl Iterator<Item = Option<usize>>) {
         self.members.clear();
         self.loads.clear();
-        for (i, member) in members.enumerate() {
+        for (i, place) in places.enumerate() {
             self.loads.push(0);
-            if member {
-                self.members.push(i);
-            }
+            self.members.extend(place.map(|place| (place, i)));
         }
+        self.members.sort_unstable();
     }
 
     /// What every rule picks for a connection from `peer`. `in_force` has picked already: for its own
@@ -182,7 +183,8 @@ impl Shadows {
             Shadow::KernelHash => {
                 let members = u32::try_from(self.members.len()).ok()?;
                 let place = steering::hash(peer).checked_rem(members)?;
-                Some(self.members[place as usize]).filter(|i| *i < candidates.len())
+                let (_, i) = self.members[place as usize];
+                Some(i).filter(|i| *i < candidates.len())
             }
         }
     }

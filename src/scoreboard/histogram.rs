@@ -172,6 +172,12 @@ impl Snapshot {
         self.buckets.iter().sum()
     }
 
+    /// How many of those counted lasted longer than `duration`, those left out that are in the same bucket.
+    pub fn longer_than(&self, duration: Duration) -> u64 {
+        let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[bucket(ns) + 1..].iter().sum()
+    }
+
     /// Their sum.
     pub fn sum(&self) -> Duration {
         Duration::from_nanos(self.sum_ns)
@@ -249,6 +255,17 @@ mod tests {
         assert_eq!(sum, late);
         let broken = format!(r#"{{"sum_ns":0,"buckets":[[{BUCKETS},1]]}}"#);
         assert!(serde_json::from_str::<Snapshot>(&broken).is_err());
+    }
+
+    #[test]
+    fn what_lasted_longer_is_counted_from_the_next_bucket_on() {
+        let mut some = Snapshot::default();
+        for ms in [1, 1, 2, 400, 500_000] {
+            some.record(Duration::from_millis(ms));
+        }
+        let longer = |ms| some.longer_than(Duration::from_millis(ms));
+        assert_eq!([0, 1, 2, 3, 399].map(longer), [5, 3, 2, 2, 1]);
+        assert_eq!(some.longer_than(Duration::MAX), 0);
     }
 
     #[test]

@@ -192,7 +192,7 @@ mod tests {
             load: 0,
         });
         let mut shadows = Shadows::new(Prefixes::default());
-        shadows.set_candidates(candidates.iter().map(|_| true));
+        shadows.set_candidates(candidates.iter().map(|c| Some(c.seat.into())));
         let peers = (0..n).map(|i| ([192, 0, 2, i as u8], 1000 + i).into());
         peers
             .map(|peer| shadows.pick(peer, &candidates, None))

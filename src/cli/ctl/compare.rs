@@ -51,13 +51,13 @@ pub(super) struct Compare {
     #[arg(long, value_name = "N", default_value_t = 12)]
     rounds: u32,
 
-    /// End it when more than this share of the requests in a block fails, beyond what fails with the
-    /// base. 1: never.
+    /// End it when more than this share of the requests in a block fails, beyond what has lately failed with
+    /// the base, and chance cannot explain it. 1: never.
     #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
     max_error_rate: f64,
 
-    /// End it when the latency that one request in a hundred exceeds is more than this many times the
-    /// base's.
+    /// End it when the latency that one request in a hundred exceeds is, for more than a moment, more than this
+    /// many times the base's and 5 ms above it, and chance cannot explain it.
     #[arg(long, value_name = "TIMES", default_value_t = 2.0)]
     max_p99: f64,
 

@@ -73,8 +73,10 @@ impl Shade {
             .iter()
             .map(|lane| -> (u16, &Row) { (lane.seat.number, &lane.row) });
         if self.counted_for != Some(version) {
-            let members = lanes.iter().map(|lane| !lane.is_hung());
-            self.shadows.set_candidates(members);
+            let places = lanes
+                .iter()
+                .map(|lane| (!lane.is_hung()).then_some(lane.seat.place));
+            self.shadows.set_candidates(places);
             self.loads.count(rows, &mut self.shadows.loads);
             self.counted_for = Some(version);
             self.looked_at = now;

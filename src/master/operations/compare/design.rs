@@ -13,6 +13,8 @@ use crate::{
 /// to the arm before.
 const SETTLING: f64 = 0.1;
 const LONGEST_SETTLING: Duration = Duration::from_secs(1);
+/// How many looks at who has what open are kept of a block: a long one must not grow without bound.
+const PICTURES: u32 = 10;
 /// Between two looks at how clients fare.
 const LOOKS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
@@ -20,6 +22,8 @@ const LOOKS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 pub(super) struct Design {
     /// The base, its twin, and all others.
     pub(super) arms: Vec<Arm>,
+    /// What was there before, and will be again.
+    pub(super) in_force: Arm,
     pub(super) plan: ComparePlan,
 }
 
@@ -43,7 +47,11 @@ impl Design {
         }
         arms.insert(1, arms[0]);
         plan.check_length(arms.len())?;
-        Ok(Self { arms, plan })
+        Ok(Self {
+            arms,
+            in_force,
+            plan,
+        })
     }
 
     /// Is it the base or its twin?
@@ -70,6 +78,11 @@ impl Design {
     /// How often the guard looks.
     pub(super) fn look(&self) -> Duration {
         (self.plan.block() / 10).clamp(LOOKS.0, LOOKS.1)
+    }
+
+    /// How far apart the looks are of which it is kept what each worker has open.
+    pub(super) fn picture(&self) -> Duration {
+        self.plan.block() / PICTURES
     }
 
     /// The comparison, of which nothing is measured yet.

@@ -88,13 +88,17 @@ impl Meter {
         })
     }
 
-    /// Notes what each worker has open now.
-    pub(super) fn look(&mut self) {
+    /// Notes what each worker has open now, unless that was noted just now: `apart` is about how long ago it
+    /// should have been.
+    pub(super) fn look(&mut self, apart: Duration) {
+        let at = self.began.elapsed().as_secs_f64();
+        // Timers are a little early or late.
+        let least = 0.9 * apart.as_secs_f64();
+        if self.block.open.last().is_some_and(|o| at - o.at < least) {
+            return;
+        }
         let by_worker = open_by_worker(&self.status);
-        self.block.open.push(Open {
-            at: self.began.elapsed().as_secs_f64(),
-            by_worker,
-        });
+        self.block.open.push(Open { at, by_worker });
     }
 
     /// What was counted so far; what processes have used is left out.
@@ -212,7 +216,8 @@ mod tests {
         count(&row, own, 1, 30);
         count(&row, other, 1, 50);
         add(&row.work.self_accepted, 7);
-        meter.look();
+        meter.look(Duration::ZERO);
+        meter.look(Duration::from_secs(60));
         row.retire();
         let next = status.board.occupy(0, 2).expect("free");
         count(&next, own, 4, 10);
@@ -224,6 +229,7 @@ mod tests {
         assert_eq!((block.requests, block.errors), (80, 20));
         assert_eq!((block.connections, block.latency.count()), (100, 100));
         assert_eq!(block.own_share, 0.5);
+        assert_eq!(block.open.len(), 1, "the second came too soon");
         assert_eq!(block.open[0].by_worker, [7]);
         assert!(block.seconds > 0.0);
     }

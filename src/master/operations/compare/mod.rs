@@ -202,8 +202,9 @@ impl Supervisor {
         }
         let blank = meter::blank(arm, round, place, course.began.elapsed());
         let mut meter = Meter::begin(&self.status, dispatch, blank)?;
+        let mut before = None;
         loop {
-            meter.look();
+            meter.look(design.picture());
             let now = Instant::now();
             if now >= ends {
                 break;
@@ -213,7 +214,13 @@ impl Supervisor {
                 () = sleep_until(ends.min(now + design.look())) => {}
             }
             let so_far = meter.so_far();
-            let objection = guard::objection(design, &course.comparison.borrow().blocks, &so_far);
+            let objection = guard::objection(
+                design,
+                &course.comparison.borrow().blocks,
+                &so_far,
+                before.as_ref(),
+            );
+            before = Some(so_far);
             if let Some(why) = objection {
                 // What the guard saw is shown too.
                 course.comparison.borrow_mut().blocks.push(meter.end()?);
@@ -279,15 +286,13 @@ impl Supervisor {
         };
         course.comparison.borrow_mut().ending = ending.clone();
         if self.status.lock().stopping {
+            self.end_shown(ending);
             return Err(Error::failed(
                 "the comparison ended early, for the master stops",
             ));
         }
         if let Err(error) = self.publish(course).await {
-            // What was published last stays, but it must not seem to go on.
-            if let Some(report) = &mut self.status.lock().comparison {
-                report.comparison.ending = ending;
-            }
+            self.end_shown(ending);
             return Err(outcome.err().unwrap_or(error));
         }
         let text = outcome?;
@@ -303,6 +308,13 @@ impl Supervisor {
         };
         let (arms, blocks) = (comparison.arms.len(), comparison.blocks.len());
         Ok(format!("{text} {arms} arms in {blocks} blocks{nothing}"))
+    }
+
+    /// What was shown last stays, but must not seem to go on.
+    fn end_shown(&self, ending: Ending) {
+        if let Some(report) = &mut self.status.lock().comparison {
+            report.comparison.ending = ending;
+        }
     }
 
     /// Shows what was measured so far, and what it says, at `/comparison`.
