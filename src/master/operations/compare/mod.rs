@@ -31,6 +31,9 @@ use crate::{
     notice,
 };
 
+/// What is measured is judged after each block as long as that takes less than this part of one.
+const JUDGING: u32 = 50;
+
 /// Lets the comparison that goes on be ended from outside.
 #[derive(Debug, Default)]
 pub(in crate::master) struct Halt {
@@ -153,6 +156,7 @@ impl Supervisor {
         let design = &course.design;
         let blocks = design.plan.rounds as usize * design.arms.len();
         self.publish(course).await?;
+        let mut judging = Duration::ZERO;
         for (done, (round, place, arm)) in design.blocks().enumerate() {
             let left = design.plan.block() * (blocks - done) as u32;
             let name = design.arms[arm];
@@ -166,7 +170,12 @@ impl Supervisor {
             if let Some(end) = self.block(course, round, place, arm).await? {
                 return Ok(end);
             }
-            self.publish(course).await?;
+            // The more there is, the longer it takes to judge: not for every block where blocks are short.
+            if judging < design.plan.block() / JUDGING || place as usize == design.arms.len() {
+                let begun = Instant::now();
+                self.publish(course).await?;
+                judging = begun.elapsed();
+            }
         }
         Ok(End::Complete)
     }
