@@ -349,6 +349,7 @@ fn a_demo_serves_says_what_to_try_and_takes_its_upstreams_with_it() {
     let mut proxy = Pointsman::start(&[], &["--demo", "--workers", "1"]);
     let invitations = [
         format!("http://{}/ ", proxy.address()),
+        format!("http://{}/ ", proxy.admin),
         format!("http://{}/metrics ", proxy.admin),
     ];
     for invitation in &invitations {
