@@ -666,6 +666,29 @@ fn the_admin_interface_is_read_only() {
 }
 
 #[test]
+fn those_who_keep_looking_keep_nobody_else_away() {
+    // A sixteenth of the descriptors is for those who look: ten.
+    let proxy = Pointsman::start(
+        &["http://127.0.0.1:9"],
+        &["--workers", "1", "--nofile", "160"],
+    );
+    let mut kept = Vec::new();
+    for _ in 0..10 {
+        let mut looker = Client::connect(proxy.admin);
+        let answer = looker.get("/live").expect("an answer");
+        assert_eq!(answer.status, 200);
+        if answer.field("connection") != Some("close") {
+            kept.push(looker);
+        }
+    }
+    assert!((5..10).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(proxy.admin("/healthz").status, 200);
+    for looker in &mut kept {
+        assert_eq!(looker.get("/live").expect("kept").status, 200);
+    }
+}
+
+#[test]
 fn without_an_admin_interface_it_serves_all_the_same() {
     let demo = Demo::start("one");
     let mut child = Command::new(env!("CARGO_BIN_EXE_pointsman"))

@@ -37,7 +37,7 @@ pub(super) struct Model {
 pub(super) struct Totals {
     /// Requests ended.
     pub(super) requests: f64,
-    /// Of these, answered with 5xx.
+    /// Of these, answered with 5xx, or not at all; what a comparison counts as failed, too.
     pub(super) errors: f64,
     /// Connections that workers took.
     pub(super) connections: f64,
@@ -146,7 +146,10 @@ impl Totals {
     fn between(before: &LiveReport, after: &LiveReport, seconds: f64) -> Self {
         let rate =
             |of: fn(&LiveReport) -> u64| of(after).saturating_sub(of(before)) as f64 / seconds;
-        let failed = |report: &LiveReport| report.requests.get("5xx").copied().unwrap_or(0);
+        let failed = |report: &LiveReport| -> u64 {
+            let of = |class| report.requests.get(class).copied().unwrap_or(0);
+            of("5xx") + of("aborted")
+        };
         let latency = after.latency.since(&before.latency);
         Self {
             requests: rate(|report| report.requests.values().sum()),
@@ -309,6 +312,17 @@ pub(super) mod tests {
                 .is_some_and(|cpu| (cpu - 5.0).abs() < 1e-9)
         );
         assert_eq!(model.history.len(), 1);
+    }
+
+    #[test]
+    fn a_request_without_an_answer_is_an_error_too() {
+        let mut model = Model::default();
+        model.take(report(10.0, 1000, 1));
+        let mut after = report(12.0, 1000, 1);
+        after.requests.insert("aborted".into(), 30);
+        model.take(after);
+        let totals = model.totals.expect("two reports");
+        assert_eq!((totals.requests, totals.errors), (15.0, 15.0));
     }
 
     #[test]
