@@ -30,6 +30,8 @@ pub(super) struct Model {
     pub(super) comparison: Option<compare::Report>,
     /// Why it does not answer, and how often it was asked in vain; `None`: it answers.
     pub(super) lost: Option<(String, u32)>,
+    /// Is the newest report from before a pause? A mean over that is no rate of now.
+    rested: bool,
 }
 
 /// What happened in one stretch of time. Rates are per second.
@@ -95,7 +97,9 @@ impl Model {
 
     fn take(&mut self, report: LiveReport) {
         let before = self.now.take();
-        let before = before.filter(|before| goes_on(before, &report) && self.lost.is_none());
+        let rested = std::mem::take(&mut self.rested);
+        let before =
+            before.filter(|before| goes_on(before, &report) && self.lost.is_none() && !rested);
         let seconds = before.as_ref().map(|before| report.at - before.at);
         self.totals = before
             .as_ref()
@@ -122,6 +126,11 @@ impl Model {
         }
         self.now = Some(report);
         self.lost = None;
+    }
+
+    /// Nobody has looked for a while.
+    pub(super) fn rest(&mut self) {
+        self.rested = true;
     }
 
     /// The master did not answer. What it said last stays, but nothing that claims to be of this moment.
@@ -369,6 +378,18 @@ pub(super) mod tests {
         model.take(report(20.0, 9000, 1));
         assert_eq!((model.lost.clone(), model.totals.clone()), (None, None));
         model.take(report(21.0, 9500, 1));
+        assert_eq!(model.totals.expect("two in a row").requests, 500.0);
+    }
+
+    #[test]
+    fn a_mean_over_a_pause_is_not_shown_as_a_rate() {
+        let mut model = Model::default();
+        model.take(report(10.0, 1000, 1));
+        model.rest();
+        model.take(report(610.0, 9000, 1));
+        assert_eq!((&model.totals, model.history.len()), (&None, 0));
+        assert_eq!(model.workers[0], Worker::default());
+        model.take(report(611.0, 9500, 1));
         assert_eq!(model.totals.expect("two in a row").requests, 500.0);
     }
 
