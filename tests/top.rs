@@ -374,7 +374,12 @@ fn one_page_needs_no_terminal() {
     let proxy = place.start(&demo.url(), &["--workers", "2"]);
     let load = Load::on(&proxy);
     let (socket, admin) = (place.socket(), format!("http://{}", proxy.admin));
-    for source in [["--control", &socket], ["--admin", &admin]] {
+    let by_name = format!("localhost:{}", proxy.admin.port());
+    for source in [
+        ["--control", &socket],
+        ["--admin", &admin],
+        ["--admin", &by_name],
+    ] {
         let done = run_to_end(&[&["top", "--once", "--interval", "300ms"], &source[..]].concat());
         assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""), "{done:?}");
         let page = done.stdout;

@@ -333,7 +333,8 @@ pub(super) fn invitation(ready: &Ready) -> String {
     );
     if let Some(admin) = ready.admin {
         lines.push_str(&format!(
-            "\n    http://{admin}/metrics                  what it measures\
+            "\n    http://{admin}/                         what it does now, to look at in a browser\
+             \n    http://{admin}/metrics                  what it measures\
              \n    http://{admin}/workers                  what each worker does now"
         ));
     }

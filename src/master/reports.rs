@@ -84,13 +84,10 @@ impl Reports for Status {
 
     fn workers(&self) -> WorkersReport {
         let known = self.lock();
-        let wanted = |number: u16, seat: &SeatStatus| {
-            number < known.workers || Seat::is_masters_number(number) || !seat.pids.is_empty()
-        };
         let seats = known
             .seats
             .iter()
-            .filter(|(number, seat)| wanted(**number, seat));
+            .filter(|(number, seat)| known.is_in_use(**number, seat));
         let workers = seats.map(|(number, seat)| self.worker(*number, seat));
         let draining = self
             .board

@@ -221,13 +221,21 @@ impl ScoreboardCollector {
                 .filter(|row| row.birth.seat.load(Relaxed) == u64::from(seat));
             let is_ready = in_seat.any(|row| row.state() == State::Ready);
             let open = row.map_or(0, Row::open);
-            page.gauge(
-                &WORKER_UP,
-                &labels,
-                f64::from(u8::from(!status.pids.is_empty())),
-            );
-            page.gauge(&WORKER_READY, &labels, f64::from(u8::from(is_ready)));
-            page.gauge(&WORKER_CONNECTIONS, &labels, open as f64);
+            // A seat that was given up is not one whose worker is missing.
+            if self.status.lock().is_in_use(seat, &status) {
+                page.gauge(
+                    &WORKER_UP,
+                    &labels,
+                    f64::from(u8::from(!status.pids.is_empty())),
+                );
+                page.gauge(&WORKER_READY, &labels, f64::from(u8::from(is_ready)));
+                page.gauge(&WORKER_CONNECTIONS, &labels, open as f64);
+                page.gauge(
+                    &WORKER_CRASH_LOOP,
+                    &labels,
+                    f64::from(status.deaths_in_a_row()),
+                );
+            }
             for reason in RESTART_REASONS {
                 let n = status.restarts.get(reason).copied().unwrap_or(0);
                 let labels = [("worker", label.as_str()), ("reason", reason)];
@@ -240,11 +248,6 @@ impl ScoreboardCollector {
                 .map(|row| get(&row.dispatched.hung))
                 .sum::<u64>();
             page.counter(&WORKER_HUNG, &labels, hung as f64);
-            page.gauge(
-                &WORKER_CRASH_LOOP,
-                &labels,
-                f64::from(status.deaths_in_a_row()),
-            );
             if is_ready {
                 busiest = busiest.max(open);
                 sum += open;

@@ -39,7 +39,7 @@ pub(super) const MODE_CPU: Name = Name(
 );
 pub(super) const MODE_THROUGHPUT: Name = Name(
     "pointsman_mode_throughput_requests_per_second",
-    "Requests ended under this mode and policy per second that it was in force.",
+    "Requests ended on connections that this mode and policy brought, per second that it was in force.",
 );
 pub(super) const HANDOFFS: Name = Name(
     "pointsman_handoffs_total",

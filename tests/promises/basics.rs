@@ -349,6 +349,7 @@ fn a_demo_serves_says_what_to_try_and_takes_its_upstreams_with_it() {
     let mut proxy = Pointsman::start(&[], &["--demo", "--workers", "1"]);
     let invitations = [
         format!("http://{}/ ", proxy.address()),
+        format!("http://{}/ ", proxy.admin),
         format!("http://{}/metrics ", proxy.admin),
     ];
     for invitation in &invitations {
@@ -661,6 +662,29 @@ fn the_admin_interface_is_read_only() {
         }
         assert_eq!(ask("GET", path).status, 200);
         assert_eq!(ask("HEAD", path).status, 200);
+    }
+}
+
+#[test]
+fn those_who_keep_looking_keep_nobody_else_away() {
+    // A sixteenth of the descriptors is for those who look: ten.
+    let proxy = Pointsman::start(
+        &["http://127.0.0.1:9"],
+        &["--workers", "1", "--nofile", "160"],
+    );
+    let mut kept = Vec::new();
+    for _ in 0..10 {
+        let mut looker = Client::connect(proxy.admin);
+        let answer = looker.get("/live").expect("an answer");
+        assert_eq!(answer.status, 200);
+        if answer.field("connection") != Some("close") {
+            kept.push(looker);
+        }
+    }
+    assert!((5..10).contains(&kept.len()), "{}", kept.len());
+    assert_eq!(proxy.admin("/healthz").status, 200);
+    for looker in &mut kept {
+        assert_eq!(looker.get("/live").expect("kept").status, 200);
     }
 }
 

@@ -216,5 +216,13 @@ fn the_number_of_workers_changes_in_every_mode_and_whoever_is_served_is_served()
         });
         assert_eq!(lost(&proxy), 0.0, "{mode}");
         assert_eq!(proxy.worker_pids()[0], before[0], "{mode}");
+        // The seat that was given up is not one whose worker is missing; what it did is remembered.
+        let page = proxy.admin("/metrics").text();
+        let has = |line: &str| page.lines().any(|l| l.starts_with(line));
+        for gauge in ["worker_up", "worker_ready", "worker_connections_open"] {
+            let of = |seat| format!("pointsman_{gauge}{{worker=\"{seat}\"}} ");
+            assert!(has(&of(2)) && !has(&of(3)), "{mode}: {gauge}\n{page}");
+        }
+        assert!(has("pointsman_worker_cpu_seconds_total{worker=\"3\"} "));
     }
 }

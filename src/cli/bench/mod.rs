@@ -32,13 +32,13 @@ Scenarios:
   bodies          answers of 64 KiB
   bursts          many connections at once, then none for a while
 
-A cluster of its own is started on a free port of 127.0.0.1, with demo upstreams behind it unless
---upstream names others. Every round visits every arm (a mode with its policy) once, in an order that
-changes; the first arm, the base, is visited twice, and what its two halves differ by is the noise
-floor: whatever is smaller than that cannot be told. In each visit clients first send as fast as they get
-answers (closed loop: capacity), then by a plan that waits for nobody (open loop: latency, counted
-from the planned moment, and CPU time, at a rate that is the same for all). A mode acts when a connection comes, so every visit has new
-connections. Load, upstreams and proxy share this machine, unless told apart with --proxy-cpus and
+A cluster of its own is started on a free port of 127.0.0.1, with demo upstreams behind it unless \
+--upstream names others. Every round visits every arm (a mode with its policy) once, in an order that \
+changes; the first arm, the base, is visited twice, and what its two halves differ by is the noise \
+floor: whatever is smaller than that cannot be told. In each visit clients first send as fast as they \
+get answers (closed loop: capacity), then by a plan that waits for nobody (open loop: latency, counted \
+from the planned moment, and CPU time, at a rate that is the same for all). A mode acts when a connection comes, so every visit has new \
+connections. Load, upstreams and proxy share this machine, unless told apart with --proxy-cpus and \
 --load-cpus.
 
 Ctrl-C ends it with what there is so far; a second one ends it at once.
@@ -49,7 +49,7 @@ Examples:
   pointsman bench --arms handoff/least-loaded,reuseport --scenario long-lived --workers 4
   pointsman bench --duration 20m --report results/ --csv blocks.csv
 
-Exit codes: 0 there are results, 1 something failed, 2 wrong usage, 130 interrupted before anything
+Exit codes: 0 there are results, 1 something failed, 2 wrong usage, 130 interrupted before anything \
 was measured.")]
 pub(super) struct Bench {
     /// What to compare, the base first: MODE/POLICY, or MODE where it takes none

@@ -20,15 +20,16 @@ use crate::{
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-Each round visits every arm once, in an order that changes. The base runs twice in each round: what the two
-differ by is noise, and the verdicts allow for it.
+Each round visits every arm once, in an order that changes. The base runs twice in each round: what the \
+two differ by is noise, and the verdicts allow for it.
 
-It ends early, with the old mode back at once, when clients fare worse than --max-error-rate or --max-p99
-allow (exit code 1), on Ctrl-C or when this process goes away (not with --no-wait), and on 'compare stop'.
-Until then the master refuses what else would change it, but for 'stop'.
+It ends early, with the old mode back at once, when clients fare worse than --max-error-rate or \
+--max-p99 allow (exit code 1), on Ctrl-C or when this process goes away (not with --no-wait), and on \
+'compare stop'. Until then the master refuses what else would change it, but for 'stop'.
 
-A mode dispatches connections, and those that are kept open outlast a block: the share of requests that
-came over an arm's own connections is told. Short-lived connections tell most; for others there is --renew.
+A mode dispatches connections, and those that are kept open outlast a block: the share of requests \
+that came over an arm's own connections is told. Short-lived connections tell most; for others there is \
+--renew.
 
 Examples:
   pointsman ctl compare

@@ -116,7 +116,8 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ON|OFF", default_value = "on")]
     shadow: String,
 
-    /// Where /metrics, /status, /workers, /healthz and /readyz are served, or "off".
+    /// Where a page for browsers, /metrics, /status, /workers, /healthz and /readyz are served, or
+    /// "off".
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9900")]
     admin: String,
 

@@ -35,7 +35,11 @@ const PAGE_WIDTH: u16 = 100;
 Without --control and --admin the master is found by itself, as `pointsman ctl` finds it.
 An admin interface may be on another machine; a control socket is for the master's own user.
 
-Keys: s < > 1-9 sort the workers   r reverse   p pause   + - interval   ? help   q quit
+Errors are answers with 5xx, and requests whose client went away before there was one. A request counts \
+to the arm that brought its connection: where clients keep theirs, an earlier arm goes on counting, and \
+looks better than it was.
+
+Keys: s < > 0-9 sort the workers   r reverse   p pause   + - interval   ? help   q quit
 
 Examples:
   pointsman top

@@ -30,6 +30,8 @@ pub(super) struct Model {
     pub(super) comparison: Option<compare::Report>,
     /// Why it does not answer, and how often it was asked in vain; `None`: it answers.
     pub(super) lost: Option<(String, u32)>,
+    /// Is the newest report from before a pause? A mean over that is no rate of now.
+    rested: bool,
 }
 
 /// What happened in one stretch of time. Rates are per second.
@@ -37,7 +39,7 @@ pub(super) struct Model {
 pub(super) struct Totals {
     /// Requests ended.
     pub(super) requests: f64,
-    /// Of these, answered with 5xx.
+    /// Of these, answered with 5xx, or not at all; what a comparison counts as failed, too.
     pub(super) errors: f64,
     /// Connections that workers took.
     pub(super) connections: f64,
@@ -95,7 +97,9 @@ impl Model {
 
     fn take(&mut self, report: LiveReport) {
         let before = self.now.take();
-        let before = before.filter(|before| goes_on(before, &report) && self.lost.is_none());
+        let rested = std::mem::take(&mut self.rested);
+        let before =
+            before.filter(|before| goes_on(before, &report) && self.lost.is_none() && !rested);
         let seconds = before.as_ref().map(|before| report.at - before.at);
         self.totals = before
             .as_ref()
@@ -124,6 +128,11 @@ impl Model {
         self.lost = None;
     }
 
+    /// Nobody has looked for a while.
+    pub(super) fn rest(&mut self) {
+        self.rested = true;
+    }
+
     /// The master did not answer. What it said last stays, but nothing that claims to be of this moment.
     pub(super) fn lose(&mut self, why: String) {
         let tries = self.lost.as_ref().map_or(0, |(_, tries)| *tries);
@@ -146,7 +155,10 @@ impl Totals {
     fn between(before: &LiveReport, after: &LiveReport, seconds: f64) -> Self {
         let rate =
             |of: fn(&LiveReport) -> u64| of(after).saturating_sub(of(before)) as f64 / seconds;
-        let failed = |report: &LiveReport| report.requests.get("5xx").copied().unwrap_or(0);
+        let failed = |report: &LiveReport| -> u64 {
+            let of = |class| report.requests.get(class).copied().unwrap_or(0);
+            of("5xx") + of("aborted")
+        };
         let latency = after.latency.since(&before.latency);
         Self {
             requests: rate(|report| report.requests.values().sum()),
@@ -312,6 +324,17 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_request_without_an_answer_is_an_error_too() {
+        let mut model = Model::default();
+        model.take(report(10.0, 1000, 1));
+        let mut after = report(12.0, 1000, 1);
+        after.requests.insert("aborted".into(), 30);
+        model.take(after);
+        let totals = model.totals.expect("two reports");
+        assert_eq!((totals.requests, totals.errors), (15.0, 15.0));
+    }
+
+    #[test]
     fn latencies_are_those_of_the_interval_only() {
         let mut model = Model::default();
         model.take(report(10.0, 10_000, 1));
@@ -355,6 +378,18 @@ pub(super) mod tests {
         model.take(report(20.0, 9000, 1));
         assert_eq!((model.lost.clone(), model.totals.clone()), (None, None));
         model.take(report(21.0, 9500, 1));
+        assert_eq!(model.totals.expect("two in a row").requests, 500.0);
+    }
+
+    #[test]
+    fn a_mean_over_a_pause_is_not_shown_as_a_rate() {
+        let mut model = Model::default();
+        model.take(report(10.0, 1000, 1));
+        model.rest();
+        model.take(report(610.0, 9000, 1));
+        assert_eq!((&model.totals, model.history.len()), (&None, 0));
+        assert_eq!(model.workers[0], Worker::default());
+        model.take(report(611.0, 9500, 1));
         assert_eq!(model.totals.expect("two in a row").requests, 500.0);
     }
 

@@ -60,8 +60,12 @@ pub(super) async fn show(mut source: Source, mut view: View) -> Result<()> {
             event = events.recv() => match event {
                 Some(Event::Key(key)) => {
                     let workers = model.now.as_ref().map_or(0, |now| now.workers.len());
+                    let was_paused = view.paused;
                     if view.on(key, workers) == Wish::Quit {
                         return Ok(());
+                    }
+                    if was_paused && !view.paused {
+                        model.rest();
                     }
                 }
                 // It has another size, perhaps: it is drawn anew anyway.

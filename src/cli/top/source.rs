@@ -2,7 +2,10 @@
 
 use std::{io::ErrorKind, path::PathBuf, time::Duration};
 
-use tokio::{net::lookup_host, time::timeout};
+use tokio::{
+    net::lookup_host,
+    time::{Instant, timeout},
+};
 
 use crate::{
     compare::Report,
@@ -13,10 +16,21 @@ use crate::{
 
 /// How long an admin interface may take for an answer that it has ready.
 const ANSWER: Duration = Duration::from_secs(5);
+/// Between two questions about the comparison. It changes with each of its blocks only, and is long.
+const COMPARISON_EVERY: Duration = Duration::from_secs(5);
 
-/// Who is asked.
+/// Who is asked, and what of the last answer still holds.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) struct Source {
+    place: Place,
+    comparison: Option<Report>,
+    /// When it was asked for; `None`: not yet, or its master has gone since.
+    compared: Option<Instant>,
+}
+
+/// Where to ask.
+#[derive(Debug)]
+enum Place {
     /// The master whose control socket this is.
     Control {
         /// The socket.
@@ -37,14 +51,19 @@ impl Source {
     /// # Errors
     /// `admin` is no address, or there is not exactly one master.
     pub(super) fn choose(control: Option<PathBuf>, admin: Option<&str>) -> Result<Self> {
-        match (control, admin) {
-            (Some(path), _) => Ok(Self::Control { path, found: false }),
-            (None, Some(admin)) => authority(admin).map(Self::Admin),
-            (None, None) => Ok(Self::Control {
+        let place = match (control, admin) {
+            (Some(path), _) => Place::Control { path, found: false },
+            (None, Some(admin)) => Place::Admin(authority(admin)?),
+            (None, None) => Place::Control {
                 path: client::find()?,
                 found: true,
-            }),
-        }
+            },
+        };
+        Ok(Self {
+            place,
+            comparison: None,
+            compared: None,
+        })
     }
 
     /// Asks now.
@@ -52,26 +71,47 @@ impl Source {
     /// # Errors
     /// Nobody is there, or does not answer, or may not be asked.
     pub(super) async fn ask(&mut self) -> Result<Said> {
+        let live = match self.place.live().await {
+            Ok(live) => live,
+            Err(error) => {
+                self.compared = None;
+                return Err(error);
+            }
+        };
+        if self
+            .compared
+            .is_none_or(|at| at.elapsed() >= COMPARISON_EVERY)
+        {
+            self.comparison = self.place.comparison().await;
+            self.compared = Some(Instant::now());
+        }
+        Ok((live, self.comparison.clone()))
+    }
+}
+
+impl Place {
+    async fn live(&mut self) -> Result<LiveReport> {
         match self {
-            Self::Control { path, found } => {
-                let live = match client::live(path).await {
-                    // Its successor has another process id, and its socket another name.
-                    Err(error) if *found => match client::find() {
-                        Ok(other) if other != *path => {
-                            *path = other;
-                            client::live(path).await?
-                        }
-                        _ => return Err(error),
-                    },
-                    live => live?,
-                };
-                Ok((live, client::comparison(path).await.ok()))
-            }
-            Self::Admin(authority) => {
-                let live = page(authority, "/live").await?;
-                let comparison = page(authority, "/comparison").await.ok();
-                Ok((live, comparison))
-            }
+            Self::Control { path, found } => match client::live(path).await {
+                // Its successor has another process id, and its socket another name.
+                Err(error) if *found => match client::find() {
+                    Ok(other) if other != *path => {
+                        *path = other;
+                        client::live(path).await
+                    }
+                    _ => Err(error),
+                },
+                live => live,
+            },
+            Self::Admin(authority) => page(authority, "/live").await,
+        }
+    }
+
+    /// `None`: nothing has been compared, or there is no answer.
+    async fn comparison(&self) -> Option<Report> {
+        match self {
+            Self::Control { path, .. } => client::comparison(path).await.ok(),
+            Self::Admin(authority) => page(authority, "/comparison?brief").await.ok().flatten(),
         }
     }
 }
@@ -100,9 +140,15 @@ async fn page<T: serde::de::DeserializeOwned>(authority: &str, path: &str) -> Re
         }
     };
     let exchange = async {
-        let mut addresses = lookup_host(authority).await?;
-        let address = addresses.next().ok_or(ErrorKind::NotFound)?;
-        wire::get(address, path).await
+        let mut missed: std::io::Error = ErrorKind::NotFound.into();
+        // A name has several: `localhost` often is ::1 before it is 127.0.0.1.
+        for address in lookup_host(authority).await? {
+            match wire::get(address, path).await {
+                Ok(page) => return Ok(page),
+                Err(error) => missed = error,
+            }
+        }
+        Err(missed)
     };
     let page = timeout(ANSWER, exchange).await;
     let page = page.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));

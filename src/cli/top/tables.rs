@@ -11,7 +11,7 @@ use super::{
     draw::paint_with,
     grid::{self, Column as GridColumn},
     model::{Arm, Model, Worker},
-    text::{NOTHING, count, cut, lasted, short_or_nothing},
+    text::{NOTHING, count, cut, lasted, short_or_nothing, wrapped},
     view::{Column, View},
 };
 use crate::{
@@ -243,13 +243,9 @@ pub(super) fn comparison(report: &Report, view: &View, width: usize) -> Vec<Line
         .arms
         .iter()
         .map(|arm| {
-            let name = match arm.twin_of {
-                Some(_) => format!("{} (again)", arm.name),
-                None => arm.name.clone(),
-            };
             let cpu = arm.cpu_us_per_request;
             vec![
-                Span::raw(name),
+                Span::raw(arm.name.clone()),
                 Span::raw(short_or_nothing(arm.requests_per_second)),
                 Span::raw(cpu.map_or_else(|| NOTHING.into(), |us| format!("{us:.0} µs"))),
                 contrast(arm.cpu, view),
@@ -262,7 +258,8 @@ pub(super) fn comparison(report: &Report, view: &View, width: usize) -> Vec<Line
     let mut lines = vec![progress, head];
     lines.extend(body);
     if comparison.ending != Ending::Running {
-        lines.push(Line::raw(cut(&summary.recommendation.text, width)));
+        let text = wrapped(&summary.recommendation.text, width);
+        lines.extend(text.into_iter().map(Line::raw));
     }
     lines
 }

@@ -74,6 +74,21 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     kept.chain((width > 0).then_some('…')).collect()
 }
 
+/// `text` in lines of at most `width` characters, broken between words; a word that is longer is cut.
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(cut(word, width)),
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +129,13 @@ mod tests {
         assert_eq!(lasted(None), "-");
         assert_eq!(interval(Duration::from_millis(1500)), "1500 ms");
         assert_eq!(interval(Duration::from_secs(2)), "2 s");
+    }
+
+    #[test]
+    fn a_long_text_takes_several_lines() {
+        assert_eq!(wrapped("to be  or not", 5), ["to be", "or", "not"]);
+        assert_eq!(wrapped("questions, µµ", 6), ["quest…", "µµ"]);
+        assert!(wrapped("", 5).is_empty());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     header::{
-        ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, VARY,
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue, REFERRER_POLICY, VARY,
         X_CONTENT_TYPE_OPTIONS,
     },
     server::conn::http1,
@@ -131,18 +131,26 @@ impl Admin {
         let listener = self.listener.try_clone().map_err(&refused)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(&refused)?;
         let status = status.clone();
+        let places = Arc::new(Semaphore::new(connections_at_once()));
         self.answering = Some(spawn_local(attend_each(
-            Arc::new(Semaphore::new(connections_at_once())),
+            places.clone(),
             async move || listener.accept().await.map(|(stream, _)| stream),
-            move |stream| attend(stream, status.clone(), registry.clone()),
+            move |stream| attend(stream, status.clone(), registry.clone(), places.clone()),
         )));
         Ok(self)
     }
 }
 
-async fn attend(stream: TcpStream, status: Status, registry: Registry) {
+async fn attend(stream: TcpStream, status: Status, registry: Registry, places: Arc<Semaphore>) {
     let service = service_fn(|request| {
-        std::future::ready(Ok::<_, Infallible>(answer(&request, &status, &registry)))
+        let mut answer = answer(&request, &status, &registry);
+        // The pages of many people keep their connections for as long as they are looked at. Nobody who asks
+        // whether the cluster is healthy is to wait for that.
+        if places.available_permits() == 0 {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        std::future::ready(Ok::<_, Infallible>(answer))
     });
     // An error is the client's: it has gone, or does not speak HTTP.
     let _ = http1::Builder::new()

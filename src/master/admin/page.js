@@ -12,6 +12,8 @@ const AT_MOST = 10_000;
 const PATIENCE = 5000;
 // After a longer pause (nobody looked, nobody answered) there is no line through it.
 const GAP = 4000;
+// A mean over a longer pause says nothing of now.
+const TOO_LONG = 15_000;
 // More workers than this are hard to take in as rows.
 const MANY = 16;
 
@@ -94,11 +96,13 @@ function difference(now, then) {
 const isAnother = (now, then) => now.status.pid !== then.status.pid || now.at < then.at;
 
 /**
- * Can a difference be taken? Not if the master's clock went otherwise than ours: in a container the next
- * master has the same process id, and may have run for longer than the first when we looked again.
+ * Can a difference be taken? Not if nobody looked for long. Not if the master's clock went otherwise than ours:
+ * in a container the next master has the same process id, and may have run for longer than the first when we
+ * looked again.
  */
 function isSame(now, then, passed) {
-  return !isAnother(now, then) && now.at > then.at && Math.abs(now.at - then.at - passed / 1000) < 5;
+  const seconds = now.at - then.at;
+  return passed < TOO_LONG && !isAnother(now, then) && seconds > 0 && Math.abs(seconds - passed / 1000) < 5;
 }
 
 function took(now) {

@@ -79,7 +79,7 @@ function axis(metric, { arms, floor }) {
   const reach = Math.min(Math.max(Math.log(1.05), ...far) * 1.12, Math.log(12));
   // In per cent of the width; what lies beyond is drawn at the edge.
   const place = (ratio) => 50 + 50 * Math.max(-1, Math.min(1, Math.log(ratio) / reach));
-  const pairs = [[0.1, 10], [0.25, 4], [0.5, 2], [0.8, 1.25], [0.9, 1.1], [0.95, 1.05], [0.98, 1.02]];
+  const pairs = [[0.1, 10], [0.25, 4], [0.5, 2], [0.67, 1.5], [0.8, 1.25], [0.9, 1.1], [0.95, 1.05], [0.98, 1.02]];
   const marks = pairs.find(([low]) => Math.log(low) > -reach * 0.92) ?? [];
   return { metric, noise, place, marks: [marks[0], 1, marks[1]].filter(isRatio) };
 }
@@ -119,8 +119,10 @@ function showArm(row, cells, arm, summary, axes) {
 
 /** An interval in words; the unit once where both ends have it. */
 function range(low, high) {
-  const [from, to] = [change(low), change(high)];
-  return `${to.endsWith("%") ? from.replace(" %", "") : from} … ${to}`;
+  const ends = [low, high].map(change);
+  if (ends.every((end) => end.endsWith("%"))) return `${ends[0].replace(" %", "")} … ${ends[1]}`;
+  // One way of saying it for both: per cent beside times can hardly be read.
+  return [low, high].map((end) => "×" + Number(end.toPrecision(2))).join(" … ");
 }
 
 function showInterval(cell, arm, { metric, noise, place, marks }) {
