@@ -178,8 +178,8 @@ pub struct Summary {
     pub recommendation: Recommendation,
 }
 
-/// The noise floor: half-widths of the intervals around the ratio of two equal arms, or how far the
-/// interval's farther end is from 1, whichever is more. 0.02 is 2 %.
+/// The noise floor: how far from 1 the interval around the ratio of two equal arms reaches. 0.02 is 2 %: from
+/// 1/1.02 to 1.02.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Floor {
     /// Of requests a second.
