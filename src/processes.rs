@@ -97,6 +97,15 @@ impl Snapshot {
         Ok(Self { threads })
     }
 
+    /// With the threads that only `other` knows.
+    #[must_use]
+    pub fn or(mut self, other: Self) -> Self {
+        for (tid, usage) in other.threads {
+            self.threads.entry(tid).or_insert(usage);
+        }
+        self
+    }
+
     /// What was used since `earlier`; a thread that is new since then counts in full.
     pub fn since(&self, earlier: &Self) -> Delta {
         let mut delta = Delta::default();
@@ -311,6 +320,24 @@ mod tests {
                 lost_threads: 1
             }
         );
+    }
+
+    #[test]
+    fn what_one_snapshot_does_not_know_comes_from_the_other() {
+        let of = |threads: &[(i32, u64)]| Snapshot {
+            threads: threads
+                .iter()
+                .map(|(tid, cpu_ns)| {
+                    let usage = Usage {
+                        cpu_ns: *cpu_ns,
+                        ..Usage::default()
+                    };
+                    (*tid, usage)
+                })
+                .collect(),
+        };
+        let both = of(&[(1, 10), (2, 20)]).or(of(&[(2, 25), (3, 30)]));
+        assert_eq!(both.threads, of(&[(1, 10), (2, 20), (3, 30)]).threads);
     }
 
     #[test]

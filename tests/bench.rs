@@ -405,9 +405,12 @@ fn a_second_interrupt_waits_for_nobody() {
     until("the load is gone", || {
         is_true(!family(running.pid).iter().any(|pid| is_load(*pid)))
     });
+    let folder = std::env::temp_dir().join(format!("pointsman-rig-{}-0", running.pid));
+    assert!(folder.exists());
     kill(running.pid, Signal::SIGINT);
     let (status, stdout, stderr) = running.wait();
     harness::resume(master);
+    assert!(!folder.exists());
     assert_eq!(status, Some(130), "{stderr}");
     // That is what it says when it has ended everything in order.
     assert!(!stderr.contains("before anything"), "{stderr}");
@@ -486,7 +489,7 @@ fn a_master_that_dies_ends_it_with_what_there_is() {
 
 #[test]
 fn nonsense_is_refused_before_anything_is_started() {
-    let table: [(&[&str], &str); 22] = [
+    let table: [(&[&str], &str); 23] = [
         (&["--arms", "fast"], "known: handoff"),
         (&["--arms", "shared/least-loaded"], "shared/least-loaded"),
         (&["--arms", "shared,shared"], "twice"),
@@ -500,6 +503,7 @@ fn nonsense_is_refused_before_anything_is_started() {
         (&["--clients", "1000000"], "ulimit"),
         (&["--workers", "0"], "--workers"),
         (&["--rate", "0"], "--rate"),
+        (&["--rate", "2000000"], "to 1000000"),
         (&["--rate", "9", "--loop", "closed"], "--rate"),
         (&["--upstream", "https://127.0.0.1"], "TLS"),
         (&["--path", "/x"], "--upstream"),

@@ -90,6 +90,26 @@ fn closed_load_counts_what_the_server_has_answered() {
 }
 
 #[test]
+fn clients_stay_until_whoever_ordered_them_has_looked_at_the_server() {
+    let server = Server::saying(HELLO);
+    let order = order(server.address);
+    let mut load = Load::start(Path::new(PROGRAM), &order, None).expect("the binary under test");
+    load.wait_begun().expect("it can be done");
+    all_is_well(&load.wait_ended().expect("it can be done"));
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(200) {
+        assert_eq!(server.seen.gone(), 0, "what its end costs would be counted");
+        thread::park_timeout(Duration::from_millis(5));
+    }
+    drop(load);
+    let begun = Instant::now();
+    while server.seen.gone() < 4 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "they stay");
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn what_comes_before_measuring_is_not_counted() {
     let server = Server::saying(HELLO);
     let outcome = outcome(&Order {

@@ -1,6 +1,12 @@
 //! A cluster of ours, in a process of its own.
 
-use std::{ffi::OsString, future::Future, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::time::{Instant, sleep};
 
@@ -37,7 +43,7 @@ pub struct OwnPlan {
 pub struct Own {
     /// Ended before its folder goes.
     subject: Subject,
-    _folder: Folder,
+    folder: Folder,
     control: PathBuf,
     ways: Vec<Arm>,
     arms: Vec<compare::Arm>,
@@ -103,7 +109,7 @@ impl Own {
         ways.insert(1, base);
         Ok(Self {
             subject,
-            _folder: folder,
+            folder,
             control,
             arms: arms(&plan.arms),
             ways,
@@ -131,6 +137,11 @@ impl Own {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// The folder that goes with it, for whoever ends this process without dropping it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// The last lines that the cluster wrote.

@@ -178,8 +178,8 @@ pub struct Summary {
     pub recommendation: Recommendation,
 }
 
-/// The noise floor: by how many times more or less two equal arms may differ, as the farther end of their ratio's
-/// interval has it. 0.02 is 2 % more, or as much less.
+/// The noise floor: how far from 1 the interval around the ratio of two equal arms reaches. 0.02 is 2 %: from
+/// 1/1.02 to 1.02.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Floor {
     /// Of requests a second.

@@ -6,6 +6,8 @@
 //! arms and all that is weighed, besides being more than the noise floor. A loss need not: in doubt it stays as
 //! it is.
 
+use std::collections::BTreeSet;
+
 use super::{
     ArmSummary, Ending, Recommendation, Verdict,
     statistics::{FEWEST, holm},
@@ -40,6 +42,8 @@ struct Advice<'a> {
     candidates: Vec<usize>,
     /// They fail too often.
     out: Vec<usize>,
+    /// The share of its requests in which the arm that fails least has failed.
+    least_failures: f64,
     /// What stands after the correction.
     gains: Vec<Gain>,
 }
@@ -60,14 +64,14 @@ impl<'a> Advice<'a> {
             arms,
             candidates: candidates.collect(),
             out: Vec::new(),
+            least_failures: 0.0,
             gains: Vec::new(),
         };
         let tried = arms.iter().filter(|a| a.requests + a.errors > 0);
-        let best = tried
-            .map(ArmSummary::failures)
-            .min_by(f64::total_cmp)
-            .unwrap_or(0.0);
-        let fails = |arm: &usize| arms[*arm].failures() > FAILURES + 2.0 * best;
+        let least = tried.map(ArmSummary::failures).min_by(f64::total_cmp);
+        let least = least.unwrap_or(0.0);
+        advice.least_failures = least;
+        let fails = |arm: &usize| arms[*arm].failures() > FAILURES + 2.0 * least;
         advice.out = (0..arms.len()).filter(fails).collect();
         advice.gains = advice.gains();
         advice
@@ -122,15 +126,16 @@ impl<'a> Advice<'a> {
                 vec![format!("Nothing was compared with {}.", base.name)],
             );
         }
+        // A base that answers nothing has no round in which it can be compared; that is reason enough.
+        if self.out.contains(&0) && self.rounds_of_base() >= FEWEST {
+            return self.leave_the_base();
+        }
         let rounds = self.most_rounds();
         if rounds < FEWEST {
             let text = format!(
                 "Nothing can be said: {rounds} rounds can be compared, and {FEWEST} are the fewest that say anything."
             );
             return (None, vec![text]);
-        }
-        if self.out.contains(&0) {
-            return self.leave_the_base();
         }
         let fit = self.ranking(|measure| measure != Measure::P99);
         let fit = if fit.is_empty() {
@@ -170,6 +175,15 @@ impl<'a> Advice<'a> {
                 .filter_map(|measure| self.arms[*arm].contrast(*measure))
         });
         contrasts.map(|contrast| contrast.rounds).max().unwrap_or(0)
+    }
+
+    /// Rounds in which the base was tried.
+    fn rounds_of_base(&self) -> usize {
+        let blocks = self.judge.comparison.blocks_of(0);
+        blocks
+            .map(|block| block.round)
+            .collect::<BTreeSet<_>>()
+            .len()
     }
 
     /// Arms that gain in something that is `wanted` and lose in nothing, best first.
@@ -337,7 +351,7 @@ impl<'a> Advice<'a> {
             .candidates
             .iter()
             .copied()
-            .filter(|arm| !self.out.contains(arm));
+            .filter(|arm| !self.out.contains(arm) && self.arms[*arm].requests > 0);
         let cost = |arm: usize| self.arms[arm].cpu_us_per_request.unwrap_or(f64::INFINITY);
         match sound.min_by(|a, b| cost(*a).total_cmp(&cost(*b))) {
             Some(arm) => {
@@ -377,6 +391,13 @@ impl<'a> Advice<'a> {
         if !failed.is_empty() {
             sentences.push(format!("Out, because requests failed: {}.", list(&failed)));
         }
+        if self.least_failures > FAILURES {
+            sentences.push(format!(
+                "With every arm requests failed, at least {} of them: see to that first.",
+                percent(self.least_failures)
+            ));
+        }
+        sentences.extend(self.unequal_twins());
         sentences.extend(self.evenness());
         let shares = self.arms.iter().filter_map(|arm| arm.own_share);
         if let Some(share) = shares
@@ -391,6 +412,34 @@ impl<'a> Advice<'a> {
         }
         sentences.extend(self.early_end());
         sentences
+    }
+
+    /// Arms that are the same, and differ by more than chance explains: then something else did that, and may
+    /// have done more.
+    fn unequal_twins(&self) -> Option<String> {
+        let findings = self.arms.iter().enumerate().flat_map(|(twin, arm)| {
+            let of = arm.twin_of.filter(|of| *of < self.arms.len());
+            let findings = Measure::ALL
+                .into_iter()
+                .filter_map(move |m| Some((m, self.judge.against(twin, of?, m)?)));
+            findings.collect::<Vec<_>>()
+        });
+        let findings: Vec<_> = findings.collect();
+        let chances: Vec<f64> = findings.iter().map(|(_, found)| found.chance).collect();
+        let standing = findings.iter().zip(holm(&chances));
+        let changes: Vec<String> = standing
+            .filter(|((_, found), stands)| {
+                *stands && !(found.contrast.low..=found.contrast.high).contains(&1.0)
+            })
+            .map(|((measure, found), _)| measure.change(&found.contrast))
+            .collect();
+        (!changes.is_empty()).then(|| {
+            format!(
+                "Take all of this with care: two equal arms differ by more than chance explains, {}, so something else \
+                 had a hand in it.",
+                list(&changes)
+            )
+        })
     }
 
     fn evenness(&self) -> Option<String> {

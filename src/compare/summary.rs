@@ -11,6 +11,8 @@ use crate::scoreboard::histogram::Snapshot;
 
 /// Beyond a thousand times something is broken, or there is no telling; and all that is reported stays finite.
 const FARTHEST: f64 = 6.907_755_278_982_137; // ln 1000
+/// Who answers less than this share of what is planned has a queue that grows.
+const KEEPS_UP: f64 = 0.9;
 
 impl Comparison {
     /// What can be said of it so far.
@@ -44,6 +46,22 @@ impl Comparison {
         let planned = blocks().any(|b| Kind::Planned.holds(b.drive) && b.requests > 0);
         let kind = if planned { Kind::Planned } else { Kind::Demand };
         merged(blocks().filter(|b| kind.holds(b.drive)).map(|b| &b.latency))
+    }
+
+    /// Is all that it knows of latency from clients that wait for their answers?
+    pub(super) fn is_closed(&self) -> bool {
+        let mut drives = self.blocks.iter().map(|block| block.drive);
+        !self.blocks.is_empty() && drives.all(|drive| drive == Drive::Closed)
+    }
+
+    /// How many requests of `arm` were answered while they were measured, by how many were planned then.
+    fn share_answered(&self, arm: usize) -> Option<f64> {
+        let planned = self
+            .blocks_of(arm)
+            .filter(|b| Kind::Planned.holds(b.drive))
+            .map(|b| (b.requests, b.latency.count()));
+        let (answered, planned) = planned.fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        (planned > 0).then(|| answered as f64 / planned as f64)
     }
 
     pub(super) fn blocks_of(&self, arm: usize) -> impl Iterator<Item = &Block> {
@@ -128,14 +146,13 @@ impl<'a> Judge<'a> {
         judge
     }
 
-    /// How far from 1 the intervals around equal arms' ratios reach. The farther end is never nearer than half
-    /// of the interval's width.
+    /// How far from 1 the intervals around equal arms' ratios reach: at least half of the interval's width.
     fn noise(&self, twins: &[(usize, usize)], measure: Measure) -> Option<f64> {
         let reaches = twins.iter().filter_map(|(twin, of)| {
             let Contrast {
                 low, high, verdict, ..
             } = self.against(*twin, *of, measure)?.contrast;
-            (verdict != Verdict::TooLittle).then(|| high.max(1.0 / low) - 1.0)
+            (verdict != Verdict::TooLittle).then(|| distance(low).max(distance(high)))
         });
         reaches.max_by(f64::total_cmp)
     }
@@ -274,6 +291,14 @@ impl<'a> Judge<'a> {
                 summary.errors
             ));
         }
+        let answered = self.comparison.share_answered(arm);
+        if let Some(share) = answered.filter(|share| *share < KEEPS_UP) {
+            sentences.push(format!(
+                "it kept up with {} of the planned requests, so its latency says how long the blocks were rather \
+                 than how quick it is",
+                percent(share)
+            ));
+        }
         if self.comparison.blocks_of(arm).any(|b| b.lost_threads > 0) {
             sentences.push(
                 "threads of it ended while it was measured: it used more CPU than was seen"
@@ -337,14 +362,18 @@ fn differences(summary: &ArmSummary, base: &str) -> String {
 /// What an interval says. A difference must be more than two equal arms show, as well.
 fn verdict(contrast: &Contrast, measure: Measure, floor: Option<f64>) -> Verdict {
     let holds_one = contrast.low <= 1.0 && contrast.high >= 1.0;
-    // Half as much is as far from 1 as twice as much.
-    let times = contrast.ratio.max(1.0 / contrast.ratio);
-    let in_the_noise = floor.is_some_and(|floor| times <= 1.0 + floor);
+    let in_the_noise = floor.is_some_and(|floor| distance(contrast.ratio) <= floor);
     match (contrast.ratio > 1.0) == measure.more_is_better() {
         _ if holds_one || in_the_noise => Verdict::NoDifference,
         true => Verdict::Better,
         false => Verdict::Worse,
     }
+}
+
+/// How far a ratio is from 1. Half is as far as twice: which of two equal arms is above and which below is
+/// chance.
+fn distance(ratio: f64) -> f64 {
+    ratio.max(1.0 / ratio) - 1.0
 }
 
 fn merged<'a>(snapshots: impl Iterator<Item = &'a Snapshot>) -> Snapshot {
@@ -365,14 +394,16 @@ fn evenness(block: &Block, of: impl Fn(&[u64], f64) -> f64) -> Option<f64> {
     (!looks.is_empty()).then(|| looks.iter().sum::<f64>() / looks.len() as f64)
 }
 
-fn busiest_over_mean(by_worker: &[u64], mean: f64) -> f64 {
+/// How many times the mean the busiest worker has.
+pub(super) fn busiest_over_mean(by_worker: &[u64], mean: f64) -> f64 {
     by_worker
         .iter()
         .max()
         .map_or(0.0, |busiest| *busiest as f64 / mean)
 }
 
-fn deviation(by_worker: &[u64], mean: f64) -> f64 {
+/// The standard deviation.
+pub(super) fn deviation(by_worker: &[u64], mean: f64) -> f64 {
     let squares: f64 = by_worker.iter().map(|n| (*n as f64 - mean).powi(2)).sum();
     (squares / by_worker.len() as f64).sqrt()
 }

@@ -258,6 +258,77 @@ fn an_arm_whose_requests_fail_is_out_and_a_base_that_fails_is_left() {
 }
 
 #[test]
+fn where_all_fail_it_is_said_and_a_base_that_answers_nothing_is_left() {
+    let mut comparison = with_twin(measured(&[BASE, TWIN, ("other", 1.0, 1.0, 1.0)]));
+    for block in &mut comparison.blocks {
+        block.errors = block.requests / 9;
+    }
+    let all = advice(&comparison);
+    assert!(
+        all.text
+            .contains("With every arm requests failed, at least 10 % of them"),
+        "{}",
+        all.text
+    );
+    let nothing = |arm: usize, comparison: &mut Comparison| {
+        for block in comparison.blocks.iter_mut().filter(|b| b.arm == arm) {
+            (block.errors, block.requests) = (1000, 0);
+        }
+    };
+    let mut comparison = with_twin(measured(&[BASE, TWIN, ("other", 1.0, 1.0, 1.0)]));
+    nothing(0, &mut comparison);
+    nothing(1, &mut comparison);
+    let leaving = advice(&comparison);
+    assert_eq!(leaving.arm, Some(2), "{}", leaving.text);
+    assert!(
+        leaving
+            .text
+            .starts_with("Choose other: 100 % of the requests to base failed"),
+        "{}",
+        leaving.text
+    );
+    nothing(2, &mut comparison);
+    let none = advice(&comparison);
+    assert_eq!(none.arm, None, "{}", none.text);
+    assert!(
+        none.text.contains("at least 100 % of them"),
+        "{}",
+        none.text
+    );
+}
+
+#[test]
+fn equal_arms_that_differ_are_told() {
+    let told = "two equal arms differ by more than chance explains, ";
+    let usual = advice(&made_up());
+    assert!(!usual.text.contains(told), "{}", usual.text);
+    let odd = ("base again", 1.0, 0.8, 1.0);
+    let comparison = with_twin(measured(&[BASE, odd, ("other", 1.0, 0.9, 1.0)]));
+    let advice = advice(&comparison);
+    assert_eq!(advice.arm, Some(0), "{}", advice.text);
+    let (_, what) = advice.text.split_once(told).expect("it is told");
+    assert!(what.contains("less CPU for each request"), "{what}");
+}
+
+#[test]
+fn half_is_as_far_from_equal_as_twice() {
+    // The same data, seen from either side: what is noise one way is noise the other way.
+    for (lean, cpu, wanted) in [
+        (0.66, 1.45, Verdict::NoDifference),
+        (1.0 / 0.66, 1.45, Verdict::NoDifference),
+        (0.66, 1.6, Verdict::Worse),
+        (1.0 / 0.66, 1.6, Verdict::Worse),
+        (0.66, 1.0 / 1.6, Verdict::Better),
+        (1.0 / 0.66, 1.0 / 1.6, Verdict::Better),
+    ] {
+        let twin = ("base again", 1.0, lean, 1.0);
+        let comparison = with_twin(measured(&[BASE, twin, ("other", 1.0, cpu, 1.0)]));
+        let found = comparison.summarise().arms[2].cpu.expect("twelve rounds");
+        assert_eq!(found.verdict, wanted, "{lean} {cpu}: {found:?}");
+    }
+}
+
+#[test]
 fn too_few_rounds_say_nothing_and_missing_blocks_are_left_out() {
     let mut comparison = with_twin(measured(&[BASE, TWIN, ("thrifty", 1.0, 0.9, 1.0)]));
     comparison.blocks.retain(|block| block.round <= 4);
@@ -366,6 +437,20 @@ fn latency_is_that_of_planned_arrivals_where_there_are_any() {
     // What could be, not what was planned.
     assert_eq!(summary.arms[1].throughput.map(|c| c.rounds), Some(12));
     assert_eq!(comparison.pooled_p99(5), None);
+}
+
+#[test]
+fn an_arm_that_does_not_keep_up_with_planned_arrivals_is_told() {
+    let mut comparison = measured(&[BASE, ("full", 1.0, 1.0, 1.0)]);
+    for block in &mut comparison.blocks {
+        block.drive = Drive::Open { rate: 2000.0 };
+        if block.arm == 1 {
+            block.requests = block.latency.count() * 6 / 10;
+        }
+    }
+    let arms = comparison.summarise().arms;
+    let told = |arm: usize| arms[arm].words.contains("kept up with 60 % of the planned");
+    assert!(!told(0) && told(1), "{} {}", arms[0].words, arms[1].words);
 }
 
 #[test]

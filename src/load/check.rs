@@ -10,8 +10,8 @@ use crate::{
     error::{Error, Result},
 };
 
-/// More than one thread can send.
-const MAX_RATE: f64 = 1e6;
+/// Requests a second: more than one thread can send.
+pub const MAX_RATE: f64 = 1e6;
 /// As many addresses of 127.0.0.0/8 as somebody might want.
 const MAX_ADDRESSES: u32 = 1_000_000;
 /// Descriptors besides the clients'.

@@ -75,7 +75,7 @@ impl Load {
         expect_begun(said)
     }
 
-    /// Waits until it is over.
+    /// Waits until it is over. Its connections stay until it is dropped.
     ///
     /// # Errors
     /// As [`begun`](Self::begun).

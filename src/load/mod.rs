@@ -1,6 +1,7 @@
 //! Load: the clients of a benchmark, in a process of its own. Whoever wants load starts
 //! `pointsman load`, writes an [`Order`] as one line of JSON to its standard input, and reads [`Said`]
-//! lines from its standard output. End of file on its input ends it. [`driver`] is the starting end.
+//! lines from its standard output. End of file on its input ends it, and nothing else does: when all is said, its
+//! connections stay until then. [`driver`] is the starting end.
 //!
 //! One thread and one epoll set drive all clients, with nothing allocated for a request: on a small
 //! machine the load shares its cores with what it measures, so what it costs is noise.
@@ -17,6 +18,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::check::MAX_RATE;
 pub(crate) use self::run::run;
 use crate::{compare::Drive, scoreboard::histogram::Snapshot};
 

@@ -17,22 +17,27 @@ const MAX_ORDER: u64 = 64 * 1024;
 /// # Errors
 /// Nobody is there to be told.
 pub(crate) fn run() -> Result<()> {
-    let said = match carry_out() {
-        Ok(Some(said)) => said,
-        // Whoever gave the order has gone.
-        Ok(None) => return Ok(()),
-        Err(error) => Said::Failed {
+    carry_out().or_else(|error| {
+        say(&Said::Failed {
             error: error.to_string(),
-        },
-    };
-    say(&said)
+        })
+    })
 }
 
-fn carry_out() -> Result<Option<Said>> {
+fn carry_out() -> Result<()> {
     let order = order()?;
     check::check(&order)?;
-    let outcome = Engine::new(&order)?.run(io::stdin().as_fd(), || say(&Said::Begun))?;
-    Ok(outcome.map(Said::Ended))
+    let mut engine = Engine::new(&order)?;
+    let Some(outcome) = engine.run(io::stdin().as_fd(), || say(&Said::Begun))? else {
+        // Whoever gave the order has gone.
+        return Ok(());
+    };
+    say(&Said::Ended(outcome))?;
+    // To see its clients go is work for the server, and what that costs is read now: they stay until we are told
+    // to go. An error is an end as well.
+    let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    drop(engine);
+    Ok(())
 }
 
 fn order() -> Result<Order> {

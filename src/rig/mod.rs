@@ -6,6 +6,7 @@ pub(crate) mod wire;
 use std::{
     collections::{BTreeMap, VecDeque},
     ffi::OsString,
+    fs::File,
     io::{BufRead, BufReader, ErrorKind},
     net::{SocketAddr, UdpSocket},
     os::unix::fs::DirBuilderExt,
@@ -17,6 +18,7 @@ use std::{
 };
 
 use nix::{
+    fcntl::{Flock, FlockArg},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -36,6 +38,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 const PAGE: Duration = Duration::from_secs(10);
 /// How long a cluster of our own may take to end before it is killed.
 const END: Duration = Duration::from_secs(15);
+/// A folder that was made less than this ago is left alone.
+const YOUNG: Duration = Duration::from_secs(60);
 /// Lines of its log that are kept.
 const LOG: usize = 60;
 
@@ -62,18 +66,31 @@ pub(crate) async fn until<T>(
     }
 }
 
-/// A folder that only we can look into and that goes when this does.
+/// A folder that only we can look into and that goes when this does; if we are killed, when the next one is made.
 #[derive(Debug)]
-pub(crate) struct Folder(PathBuf);
+pub(crate) struct Folder {
+    path: PathBuf,
+    /// Says that it is in use.
+    _lock: Option<Flock<File>>,
+}
+
+/// What the names of our folders begin with; our pid follows.
+const FOLDER: &str = "pointsman-rig-";
 
 impl Folder {
     /// Makes one.
     pub(crate) fn make() -> Result<Self> {
+        sweep(&std::env::temp_dir());
         for n in 0..1000 {
-            let name = format!("pointsman-rig-{}-{n}", std::process::id());
+            let name = format!("{FOLDER}{}-{n}", std::process::id());
             let path = std::env::temp_dir().join(name);
             match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
+                Ok(()) => {
+                    return Ok(Self {
+                        _lock: lock(&path),
+                        path,
+                    });
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 Err(error) => {
                     let what = format!("cannot make the folder {}", path.display());
@@ -88,16 +105,57 @@ impl Folder {
         )))
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The path of a file in it.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.path.join(name)
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let _ = std::fs::remove_dir_all(&self.path);
     }
+}
+
+/// Removes folders that nobody uses any more: whoever made them has been killed. A container that shares the
+/// folder for temporary files has processes of its own, so that a pid alone would not tell.
+fn sweep(all: &Path) {
+    let Ok(entries) = std::fs::read_dir(all) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| {
+            let (pid, _) = name.strip_prefix(FOLDER)?.split_once('-')?;
+            pid.parse::<u32>().ok()
+        });
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let Some(owner) = owner.filter(|_| is_folder) else {
+            continue;
+        };
+        // One that has just been made may not be locked yet.
+        let modified = entry.metadata().and_then(|about| about.modified());
+        let age = modified.ok().and_then(|at| at.elapsed().ok());
+        let is_old = age.is_some_and(|age| age > YOUNG);
+        if is_old && !Path::new(&format!("/proc/{owner}")).exists() {
+            let path = entry.path();
+            if let Some(_held) = lock(&path) {
+                // Another's stays: we may not remove it.
+                let _ = std::fs::remove_dir_all(&path);
+            }
+        }
+    }
+}
+
+/// `None`: it is somebody's.
+fn lock(folder: &Path) -> Option<Flock<File>> {
+    let file = File::open(folder).ok()?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
 }
 
 /// What the master and its processes hold.
@@ -511,5 +569,33 @@ mod tests {
         assert_ne!(path, other.file("x"));
         drop(folder);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn folders_of_the_dead_are_swept_and_no_others() {
+        let here = Folder::make().expect("a folder");
+        let mut child = Command::new("true").spawn().expect("a child");
+        let dead = child.id();
+        child.wait().expect("our child");
+        let long_ago = std::time::SystemTime::now() - 2 * YOUNG;
+        let make = |name: String, is_old: bool| {
+            let path = here.file(&name);
+            std::fs::create_dir(&path).expect("ours");
+            std::fs::write(path.join("x"), "x").expect("ours");
+            let made = File::open(&path).expect("ours");
+            if is_old {
+                made.set_modified(long_ago).expect("ours");
+            }
+            path
+        };
+        let gone = make(format!("{FOLDER}{dead}-0"), true);
+        let young = make(format!("{FOLDER}{dead}-1"), false);
+        let held = make(format!("{FOLDER}{dead}-2"), true);
+        let _lock = lock(&held).expect("nobody else's");
+        let alive = make(format!("{FOLDER}{}-7", std::process::id()), true);
+        let other = make(format!("other-{dead}-0"), true);
+        sweep(&here.path);
+        let left = [young, held, alive, other];
+        assert!(!gone.exists() && left.iter().all(|path| path.exists()));
     }
 }

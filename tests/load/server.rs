@@ -27,6 +27,7 @@ pub struct Server {
 #[derive(Default)]
 pub struct Seen {
     connections: AtomicUsize,
+    gone: AtomicUsize,
     requests: AtomicUsize,
     slow: AtomicUsize,
     closing: AtomicUsize,
@@ -37,6 +38,11 @@ impl Seen {
     /// Connections accepted.
     pub fn connections(&self) -> usize {
         self.connections.load(Relaxed)
+    }
+
+    /// Of those, that have ended.
+    pub fn gone(&self) -> usize {
+        self.gone.load(Relaxed)
     }
 
     /// Requests received.
@@ -100,7 +106,10 @@ impl Server {
                     .insert(peer.ip());
                 let (its, answer) = (its.clone(), answer.clone());
                 // Ends when the client has closed the connection.
-                thread::spawn(move || serve(stream, &its, &*answer));
+                thread::spawn(move || {
+                    serve(stream, &its, &*answer);
+                    its.gone.fetch_add(1, Relaxed);
+                });
             }
         });
         Self {

@@ -62,6 +62,7 @@ impl Task {
             let Self { cluster, plans, seed, load_cores, output } = self;
             let (results, ends) =
                 measure(cluster, &plans, &load_cores, Notes { seed, busy }, &mut signals).await?;
+            let folder = ends.0.as_ref().map(|own| own.folder().to_owned());
             // With the cluster gone the machine is free to think about what was measured.
             let shown = spawn_blocking(move || {
                 drop(ends);
@@ -70,7 +71,10 @@ impl Task {
             tokio::select! {
                 shown = shown => shown.unwrap_or_else(|error| Err(Error::failed(format!("{error}")))),
                 // Whatever we started ends with us.
-                () = signals.next() => std::process::exit(i32::from(interrupted().exit_code())),
+                () = signals.next() => {
+                    let _ = folder.map(std::fs::remove_dir_all);
+                    std::process::exit(i32::from(interrupted().exit_code()))
+                }
             }
         })
     }

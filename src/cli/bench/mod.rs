@@ -16,7 +16,7 @@ use crate::{
     config::{Address, Endpoint, usable_cores},
     dispatch::name::UnknownName,
     error::{Error, Result},
-    load::Scenario,
+    load::{MAX_RATE, Scenario},
     scoreboard::MAX_WORKERS,
 };
 
@@ -261,8 +261,8 @@ fn span(text: &str) -> Result<Duration, String> {
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse::<f64>().ok();
-    rate.filter(|rate| (1.0..=10_000_000.0).contains(rate))
-        .ok_or_else(|| "not a number of requests a second from 1 to 10000000".into())
+    rate.filter(|rate| (1.0..=MAX_RATE).contains(rate))
+        .ok_or_else(|| format!("not a number of requests a second from 1 to {MAX_RATE}"))
 }
 
 impl Bench {

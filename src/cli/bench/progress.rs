@@ -41,9 +41,9 @@ impl Bar {
         if self.is_terminal {
             let done = (index as f64 + progress.done) / self.scenarios.max(1) as f64;
             let line = format!("{} {}", bar(done), words(scenario, progress, left));
-            // Back to the beginning, and nothing left over of a longer line.
-            let _ = write!(stderr(), "\r{line}\x1b[K");
-            let _ = stderr().flush();
+            // Back to the beginning, nothing left over of a longer line, and no second line in a narrow terminal.
+            let text = format!("\r\x1b[?7l{line}\x1b[K\x1b[?7h");
+            let _ = stderr().write_all(text.as_bytes());
         } else if self.told.is_none_or(|told| told.elapsed() >= BETWEEN) {
             self.told = Some(Instant::now());
             crate::notice(format_args!("{}", words(scenario, progress, left)));
@@ -68,9 +68,9 @@ fn words(scenario: &str, progress: &Progress, left: Duration) -> String {
     let name = &progress.name;
     let time = time(left);
     match (progress.round, progress.rounds) {
-        (0, _) => format!("{scenario}, trial: {name}, {time} left"),
-        (round, None) => format!("{scenario}, round {round}: {name}, {time} left"),
-        (round, Some(rounds)) => format!("{scenario}, {round}/{rounds}: {name}, {time} left"),
+        (0, _) => format!("{time} left, {scenario}, trial: {name}"),
+        (round, None) => format!("{time} left, {scenario}, round {round}: {name}"),
+        (round, Some(rounds)) => format!("{time} left, {scenario}, {round}/{rounds}: {name}"),
     }
 }
 
@@ -98,14 +98,19 @@ mod tests {
             left: Duration::from_secs(80),
         };
         let line = words("per-connection", &progress, Duration::from_secs(200));
-        assert!(line.ends_with("again, 3 min 20 s left"), "{line}");
+        // What stands to the right is cut off where there is no room for it.
+        assert!(
+            line.starts_with("3 min 20 s left, per-connection, 12/12: h")
+                && line.ends_with("again"),
+            "{line}"
+        );
         let whole = format!("{} {line}", bar(0.5));
         assert!(whole.chars().count() <= 100, "{whole}");
         assert!(whole.starts_with("██████████░░░░░░░░░░  50 % "), "{whole}");
         progress.round = 0;
         let line = words("bodies", &progress, Duration::from_secs(4000));
         assert!(
-            line.contains("trial") && line.ends_with("1 h 6 min left"),
+            line.contains("trial") && line.starts_with("1 h 6 min left"),
             "{line}"
         );
         assert_eq!(time(Duration::from_millis(500)), "0 s");

@@ -2,15 +2,18 @@
 
 use std::borrow::Cow;
 
-use super::super::{Block, Comparison, Drive};
+use super::super::{
+    Block, Comparison, Drive,
+    summary::{busiest_over_mean, deviation},
+};
 
 /// Times are in seconds unless a name says otherwise; what is not known is empty.
 ///
 /// `drive` is `closed`, `open` (then `rate` is the planned requests a second) or `live`; `began` counts from the
 /// comparison's start, `seconds` is how long was measured; the columns to `lost_threads` are what all processes
-/// of the program used; latencies are of this block alone, `handoff` is from accepted to claimed; `open_mean`
-/// and `busiest_over_mean` are means over the looks at open connections.
-const HEADER: [&str; 28] = [
+/// of the program used; latencies are of this block alone, `handoff` is from accepted to claimed; `open_mean`,
+/// `busiest_over_mean` and `open_deviation` are means over the looks at open connections.
+const HEADER: [&str; 29] = [
     "scenario",
     "arm",
     "twin_of",
@@ -38,6 +41,7 @@ const HEADER: [&str; 28] = [
     "handoff_p99",
     "open_mean",
     "busiest_over_mean",
+    "open_deviation",
     "own_share",
 ];
 
@@ -53,7 +57,7 @@ pub fn csv(comparison: &Comparison) -> String {
     text
 }
 
-fn row(comparison: &Comparison, block: &Block) -> [String; 28] {
+fn row(comparison: &Comparison, block: &Block) -> [String; 29] {
     let arm = comparison.arms.get(block.arm);
     let name = |arm: usize| {
         comparison
@@ -72,13 +76,14 @@ fn row(comparison: &Comparison, block: &Block) -> [String; 28] {
         Drive::Live => ("live", None),
     };
     let requests = block.requests as f64;
-    let looks: Vec<(f64, f64)> = block
+    let looks: Vec<[f64; 3]> = block
         .open
         .iter()
         .filter_map(|look| look_at(&look.by_worker))
         .collect();
-    let mean = |of: fn(&(f64, f64)) -> f64| {
-        known(Some(looks.iter().map(of).sum::<f64>() / looks.len() as f64))
+    let mean = |which: usize| {
+        let sum: f64 = looks.iter().map(|look| look[which]).sum();
+        known(Some(sum / looks.len() as f64))
     };
     let used = &block.used;
     [
@@ -108,17 +113,23 @@ fn row(comparison: &Comparison, block: &Block) -> [String; 28] {
         known(block.latency.interpolated(0.999)),
         known(block.handoff.interpolated(0.5)),
         known(block.handoff.interpolated(0.99)),
-        mean(|look| look.0),
-        mean(|look| look.1),
+        mean(0),
+        mean(1),
+        mean(2),
         known(Some(block.own_share)),
     ]
 }
 
-/// The mean of the workers' open connections, and the busiest's by it.
-fn look_at(by_worker: &[u64]) -> Option<(f64, f64)> {
+/// The mean of the workers' open connections, the busiest's by it, and their standard deviation.
+fn look_at(by_worker: &[u64]) -> Option<[f64; 3]> {
     let mean = by_worker.iter().sum::<u64>() as f64 / by_worker.len() as f64;
-    let busiest = *by_worker.iter().max()? as f64;
-    (mean > 0.0).then(|| (mean, busiest / mean))
+    (mean > 0.0).then(|| {
+        [
+            mean,
+            busiest_over_mean(by_worker, mean),
+            deviation(by_worker, mean),
+        ]
+    })
 }
 
 fn quoted(field: &str) -> Cow<'_, str> {
@@ -195,8 +206,12 @@ mod tests {
         assert_eq!(field(2, "arm"), "with, \"quotes\"\r\nand lines");
         assert_eq!((field(2, "twin_of"), field(2, "rate")), ("plain", "250.5"));
         assert_eq!(
-            (field(2, "open_mean"), field(2, "busiest_over_mean")),
-            ("2", "1.5")
+            (
+                field(2, "open_mean"),
+                field(2, "busiest_over_mean"),
+                field(2, "open_deviation")
+            ),
+            ("2", "1.5", "1")
         );
         assert_eq!(
             (field(2, "cpu_us_per_request"), field(1, "open_mean")),

@@ -7,6 +7,10 @@ use super::super::{Comparison, Contrast, Verdict};
 /// Where there is no number.
 pub(super) const NONE: &str = "–";
 
+/// What latency means where nothing was planned.
+pub(super) const CLOSED: &str = "Latency is of a closed loop: clients that wait for an answer do not ask, so that a \
+                                 stall shows in fewer requests than it would hit.";
+
 /// Seconds, with three digits that count: `1.23 ms`.
 pub(super) fn time(seconds: Option<f64>) -> String {
     let Some(seconds) = seconds.filter(|s| s.is_finite() && *s >= 0.0) else {

@@ -2,7 +2,7 @@
 
 use super::{
     super::{ArmSummary, Contrast, Report, Source},
-    figures::{NONE, circumstances, number, ratio, short, sign, time},
+    figures::{CLOSED, NONE, circumstances, number, ratio, short, sign, time},
 };
 
 /// Longer names are cut.
@@ -18,6 +18,9 @@ pub fn table(report: &Report) -> String {
     } = report;
     let mut text = wrapped(&format!("{}: {}", comparison.scenario, comparison.load), "");
     text += &wrapped(&circumstances(comparison), "");
+    for note in &comparison.circumstances.notes {
+        text += &wrapped(note, "  ");
+    }
     text.push('\n');
     text += &columns(
         &summary.arms,
@@ -51,6 +54,9 @@ pub fn table(report: &Report) -> String {
             ]
         },
     );
+    if comparison.is_closed() {
+        text += &wrapped(CLOSED, "");
+    }
     text.push('\n');
     text += &workers(report);
     if let Some(floor) = summary

@@ -163,12 +163,13 @@ impl Engine {
         })
     }
 
-    /// Does it all. `begun` is called when measuring begins. `None`: `stop` came to its end before.
+    /// Does it all. `begun` is called when measuring begins. `None`: `stop` came to its end before. Connections
+    /// are closed when the machine is dropped, not before.
     ///
     /// # Errors
     /// There is nobody at the target, or no port or descriptor left for connections; or `begun`'s.
     pub(super) fn run(
-        mut self,
+        &mut self,
         stop: BorrowedFd<'_>,
         mut begun: impl FnMut() -> Result<()>,
     ) -> Result<Option<Outcome>> {
@@ -282,7 +283,7 @@ impl Engine {
     }
 
     /// What came of it, counted up to the moment at which it ended.
-    fn end(mut self) -> Outcome {
+    fn end(&mut self) -> Outcome {
         let end = self.boundary;
         if let Some(mut plan) = self.plan.take() {
             let asking = |client: &&Client| client.state == State::Asking;
@@ -293,7 +294,7 @@ impl Engine {
                 self.tally.unanswered(self.start + plan.take().at, end);
             }
         }
-        self.tally.end(end)
+        std::mem::take(&mut self.tally).end(end)
     }
 
     /// Gives arrivals that are due to clients that are free.

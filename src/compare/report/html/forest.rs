@@ -41,7 +41,7 @@ pub(super) fn forest(
     };
     let mut content = String::new();
     if let Some(floor) = floor {
-        let (from, to) = (x(1.0 - floor.min(0.99)), x(1.0 + floor));
+        let (from, to) = (x(1.0 / (1.0 + floor)), x(1.0 + floor));
         content += &format!(
             "<rect class=\"band\" x=\"{from:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{:.1}\"><title>noise floor: \
              what two equal arms differ by</title></rect>",
@@ -49,11 +49,8 @@ pub(super) fn forest(
             bottom - TOP
         );
     }
-    let marks = if high / low > WIDE {
-        log_ticks(low, high)
-    } else {
-        ticks(low, high, 7)
-    };
+    let marks = Some(log_ticks(low, high)).filter(|marks| high / low > WIDE && marks.len() > 2);
+    let marks = marks.unwrap_or_else(|| ticks(low, high, 7));
     for mark in marks {
         content += &rule("grid", (x(mark), TOP), (x(mark), bottom));
         content += &text("tick", (x(mark), bottom + 17.0), "middle", &label(mark));
@@ -74,7 +71,7 @@ pub(super) fn forest(
     content += &text("tick", (right, bottom + 36.0), "end", &format!("{more} →"));
     for (i, row) in rows.iter().enumerate() {
         let y = TOP + ROW * (i as f64 + 0.5);
-        content += &entry(row, y, &x);
+        content += &entry(row, y, &x, (low, high));
     }
     let title = format!(
         "{} against {base}: ratio and 95 % interval of each arm",
@@ -87,11 +84,11 @@ pub(super) fn forest(
 fn reach(rows: &[Row<'_>], floor: Option<f64>) -> (f64, f64) {
     let ratios = rows.iter().map(|row| row.contrast.ratio);
     let (nearest, farthest) = ratios.fold((1.0f64, 1.0f64), |(a, b), r| (a.min(r), b.max(r)));
-    let floor = floor.unwrap_or(0.0).min(0.5);
+    let noise = 1.0 + floor.unwrap_or(0.0).min(1.0);
     let lows = rows.iter().map(|row| row.contrast.low.max(nearest / 1.5));
     let highs = rows.iter().map(|row| row.contrast.high.min(farthest * 1.5));
-    let low = lows.fold(1.0 - floor, f64::min).min(0.99);
-    let high = highs.fold(1.0 + floor, f64::max).max(1.01);
+    let low = lows.fold(1.0 / noise, f64::min).min(0.99);
+    let high = highs.fold(noise, f64::max).max(1.01);
     let room = (high / low).powf(0.06);
     (low / room, high * room)
 }
@@ -105,7 +102,7 @@ fn label(ratio: f64) -> String {
     }
 }
 
-fn entry(row: &Row<'_>, y: f64, x: &impl Fn(f64) -> f64) -> String {
+fn entry(row: &Row<'_>, y: f64, x: &impl Fn(f64) -> f64, axis: (f64, f64)) -> String {
     let contrast = row.contrast;
     let (class, word) = match contrast.verdict {
         Verdict::Better => ("better", "better"),
@@ -128,8 +125,8 @@ fn entry(row: &Row<'_>, y: f64, x: &impl Fn(f64) -> f64) -> String {
     );
     let whisker = format!("whisker {class}");
     entry += &rule(&whisker, (from, y), (to, y));
-    entry += &rule(&whisker, (from, y - 5.0), (from, y + 5.0));
-    entry += &rule(&whisker, (to, y - 5.0), (to, y + 5.0));
+    entry += &end(&whisker, (from, y), contrast.low < axis.0, 6.0);
+    entry += &end(&whisker, (to, y), contrast.high > axis.1, -6.0);
     // Shapes tell verdicts apart where colours do not.
     entry += &match contrast.verdict {
         Verdict::Better => {
@@ -149,4 +146,60 @@ fn entry(row: &Row<'_>, y: f64, x: &impl Fn(f64) -> f64) -> String {
         &figures_text,
     );
     entry + "</g>"
+}
+
+/// The end of an interval, or, where the axis does not reach that far, an arrow; `inwards` is the way back.
+fn end(class: &str, at: (f64, f64), is_cut: bool, inwards: f64) -> String {
+    let (x, y) = at;
+    if !is_cut {
+        return rule(class, (x, y - 5.0), (x, y + 5.0));
+    }
+    rule(class, (x, y), (x + inwards, y - 5.0)) + &rule(class, (x, y), (x + inwards, y + 5.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(low: f64, ratio: f64, high: f64) -> String {
+        let contrast = Contrast {
+            ratio,
+            low,
+            high,
+            rounds: 12,
+            verdict: Verdict::NoDifference,
+        };
+        let row = Row {
+            name: "other",
+            twin: false,
+            contrast: &contrast,
+        };
+        forest(Measure::Cpu, "base", &[row], None).expect("a row")
+    }
+
+    #[test]
+    fn an_interval_that_is_cut_ends_in_arrows() {
+        let slanted = |chart: &str| {
+            let field = |line: &str, name: &str| {
+                let (_, rest) = line.split_once(&format!(" {name}=\"")).expect("a place");
+                rest.split('"').next().map(str::to_owned)
+            };
+            let lines = chart.split("<line class=\"whisker").skip(1);
+            let is_slanted = |line: &&str| {
+                field(line, "x1") != field(line, "x2") && field(line, "y1") != field(line, "y2")
+            };
+            lines.filter(is_slanted).count()
+        };
+        assert_eq!(slanted(&chart(0.9, 1.0, 1.1)), 0);
+        assert_eq!(slanted(&chart(0.1, 1.0, 1.1)), 2);
+        assert_eq!(slanted(&chart(0.1, 1.0, 10.0)), 4);
+    }
+
+    #[test]
+    fn an_axis_has_more_than_one_number() {
+        // Beyond the half, and short of twice.
+        let chart = chart(0.56, 0.95, 1.56);
+        let numbers = chart.matches("<line class=\"grid\"").count();
+        assert!(numbers > 2, "{chart}");
+    }
 }

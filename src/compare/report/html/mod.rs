@@ -12,7 +12,7 @@ use self::{
 };
 use super::{
     super::{ArmSummary, Comparison, Contrast, Report, Source, Verdict, words::Measure},
-    figures::{NONE, circumstances, number, ratio, time},
+    figures::{CLOSED, NONE, circumstances, number, ratio, time},
 };
 
 /// The page forbids itself to load or run anything.
@@ -132,7 +132,7 @@ fn charts(report: &Report) -> String {
                 ""
             };
             let caption = format!(
-                "Ratio to {} with its 95 % interval. Filled circle: better; square: worse; open circle: no \
+                "Ratio to {} with its 95 % interval; where that goes on beyond the chart, an arrow. Filled circle: better; square: worse; open circle: no \
                  difference can be told.{shaded}",
                 escaped(base)
             );
@@ -140,9 +140,14 @@ fn charts(report: &Report) -> String {
         }
     }
     if let Some(chart) = latency::by_percentile(comparison) {
-        let caption =
-            "All requests of an arm together, those of planned arrivals where there were any.";
-        charts += &figure("Latency by percentile", "wide", &chart, caption);
+        let caption = match comparison.is_closed() {
+            true => format!("All requests of an arm together. {CLOSED}"),
+            false => {
+                "All requests of an arm together, those of planned arrivals where there were any."
+                    .to_owned()
+            }
+        };
+        charts += &figure("Latency by percentile", "wide", &chart, &caption);
     }
     let evenness: Vec<Option<f64>> = summary
         .arms
@@ -209,12 +214,12 @@ fn figures_of(report: &Report) -> String {
     let mut headings = vec![
         "arm",
         "busiest/mean",
-        "std. deviation",
+        "std. dev.",
         "hand-over p50",
         "p99",
         "waited µs",
         "wake-ups",
-        "forced switches",
+        "forced",
     ];
     let live = report.comparison.source == Source::Live;
     if live {
