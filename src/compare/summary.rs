@@ -13,6 +13,11 @@ use crate::scoreboard::histogram::Snapshot;
 const FARTHEST: f64 = 6.907_755_278_982_137; // ln 1000
 
 impl Comparison {
+    /// Does it hold nothing that was measured?
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
     /// What can be said of it so far.
     pub fn summarise(&self) -> Summary {
         let judge = Judge::of(self);
@@ -30,12 +35,6 @@ impl Comparison {
             summary: self.summarise(),
             comparison: self,
         }
-    }
-
-    /// The latency, in seconds, that one request in a hundred of `arm` exceeded so far; of planned arrivals
-    /// where it had any. `None`: fewer than a hundred requests.
-    pub fn pooled_p99(&self, arm: usize) -> Option<f64> {
-        self.pooled_latency(arm).interpolated(0.99)
     }
 
     /// How long all requests of `arm` took; of planned arrivals where it had any.
