@@ -57,7 +57,8 @@ pub mod random;
 #[doc(hidden)]
 pub mod compare;
 
-mod machine;
+#[doc(hidden)]
+pub mod machine;
 
 #[doc(hidden)]
 pub mod load;

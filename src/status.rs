@@ -346,6 +346,16 @@ fn own_pid() -> i32 {
     std::process::id() as i32
 }
 
+/// The busiest of workers by their mean, of the connections that each has open; 0 if all are.
+pub(crate) fn imbalance(open: &[u64]) -> f64 {
+    let sum: u64 = open.iter().sum();
+    let busiest = open.iter().copied().max().unwrap_or(0);
+    if sum == 0 {
+        return 0.0;
+    }
+    busiest as f64 * open.len() as f64 / sum as f64
+}
+
 /// The time since a moment, monotonic nanoseconds.
 pub(crate) fn since(moment: u64) -> Duration {
     Duration::from_nanos(monotonic_ns().saturating_sub(moment))

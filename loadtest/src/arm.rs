@@ -34,14 +34,10 @@ pub(crate) enum Arm {
 impl Arm {
     /// The lines of its configuration that choose it, where it is ours.
     pub(crate) fn configuration(self) -> Option<String> {
-        let Self::Pointsman(arm) = self else {
-            return None;
-        };
-        let mode = format!("mode = \"{}\"\n", arm.mode());
-        let policy = arm
-            .policy()
-            .map(|policy| format!("policy = \"{policy}\"\n"));
-        Some(mode + &policy.unwrap_or_default())
+        match self {
+            Self::Pointsman(arm) => Some(arm.configuration()),
+            _ => None,
+        }
     }
 
     /// Does it speak HTTP, so that it can keep its connections to the upstream apart from those of its
@@ -53,7 +49,7 @@ impl Arm {
     /// What it is made of, as far as that matters when a part of it fails.
     pub(crate) fn architecture(self) -> &'static str {
         match self {
-            Self::Nginx { .. } => "master, worker processes, a listener for each",
+            Self::Nginx { .. } => "master, worker processes, one listener",
             Self::Haproxy => "master, one process of threads; the master ends with it",
             Self::Envoy => "one process of threads",
             Self::Caddy => "one process, Go's scheduler",

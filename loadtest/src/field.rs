@@ -26,8 +26,9 @@ impl Field {
         let upstream = site.start_upstream(&mut ports)?;
         let mut servers = Vec::new();
         let described = described(arms);
-        for (arm, described) in with_twin(arms).zip(&described) {
-            servers.push(site.start(arm, &described.name, &upstream, &mut ports)?);
+        let with_twin = arms.first().into_iter().chain(arms);
+        for (arm, described) in with_twin.zip(&described) {
+            servers.push(site.start(*arm, &described.name, &upstream, &mut ports)?);
         }
         Ok(Self {
             arms: described,
@@ -42,25 +43,16 @@ impl Field {
     }
 }
 
-/// The first once more, as the second.
-fn with_twin(arms: &[Arm]) -> impl Iterator<Item = Arm> {
-    let first = arms.first().copied();
-    first.into_iter().chain(arms.iter().copied())
-}
-
-/// The arms as they are compared.
+/// The arms as they are compared: the first comes once more, as the second.
 fn described(arms: &[Arm]) -> Vec<compare::Arm> {
-    let mut described: Vec<compare::Arm> = with_twin(arms)
-        .map(|arm| compare::Arm {
-            name: arm.to_string(),
-            twin_of: None,
-            configuration: arm.configuration(),
-        })
-        .collect();
-    if let Some(twin) = described.get_mut(1) {
-        twin.name.push_str(", again");
-        twin.twin_of = Some(0);
-        twin.configuration = None;
+    let describe = |arm: &Arm| compare::Arm {
+        name: arm.to_string(),
+        twin_of: None,
+        configuration: arm.configuration(),
+    };
+    let mut described: Vec<compare::Arm> = arms.iter().map(describe).collect();
+    if let Some(twin) = described.first().map(compare::Arm::twin) {
+        described.insert(1, twin);
     }
     described
 }

@@ -117,6 +117,10 @@ impl Drop for Guard {
         let family = processes::family(self.pid()).unwrap_or_default();
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
+            // Whoever a drill has stopped hears nothing before it goes on.
+            for process in &family {
+                let _ = kill(Pid::from_raw(process.pid), Signal::SIGCONT);
+            }
             if !self.wait_until(Instant::now() + TERM_DEADLINE) {
                 eprintln!(
                     "{}: still there {} s after SIGTERM: killed",

@@ -5,27 +5,21 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use nix::unistd::Pid;
+use pointsman::machine::CoreTime;
 use pointsman::processes::Snapshot;
+use pointsman::sys::schedule;
 
 /// The cores that this thread may use.
 pub(crate) fn cores() -> Result<Vec<usize>> {
-    let set = sched_getaffinity(Pid::from_raw(0)).context("cannot ask for the usable cores")?;
-    let usable = |core: &usize| set.is_set(*core).unwrap_or(false);
-    Ok((0..CpuSet::count()).filter(usable).collect())
+    schedule::cores().context("cannot ask for the usable cores")
 }
 
 /// Lets this thread, and what it starts from now on, run on `cores` only.
 pub(crate) fn stay_on(cores: &[usize]) -> Result<()> {
-    let mut set = CpuSet::new();
-    cores
-        .iter()
-        .try_for_each(|core| set.set(*core))
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .with_context(|| format!("cannot run on the cores {cores:?}"))
+    schedule::run_on(cores).with_context(|| format!("cannot run on the cores {cores:?}"))
 }
 
 /// Does `work` on `cores`: what it starts stays there, and this thread comes back.
@@ -62,12 +56,11 @@ pub(crate) struct Shares {
 
 impl Machine {
     pub(crate) fn look() -> Result<Self> {
-        let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
         let usage =
             getrusage(UsageWho::RUSAGE_CHILDREN).context("cannot read the children's usage")?;
         let ended = usage.user_time() + usage.system_time();
         Ok(Self {
-            time: CoreTime::parse(&text).context("/proc/stat is not as expected")?,
+            time: CoreTime::now().context("/proc/stat is not as expected")?,
             ours: Snapshot::take(Pid::this().as_raw()).context("our own usage")?,
             ended: Duration::from_micros(ended.num_microseconds().try_into().unwrap_or(0)),
             at: Instant::now(),
@@ -78,53 +71,12 @@ impl Machine {
     pub(crate) fn since(&self, earlier: &Self) -> Shares {
         let ours = Duration::from_nanos(self.ours.since(&earlier.ours).used.cpu_ns)
             + self.ended.saturating_sub(earlier.ended);
-        let wall = self.at.duration_since(earlier.at).as_secs_f64() * self.time.cores as f64;
+        let wall = self.at.duration_since(earlier.at).as_secs_f64() * self.time.cores() as f64;
         let (stolen, busy) = self.time.shares_since(&earlier.time);
         Shares {
             stolen,
             others: (busy - ours.as_secs_f64() / wall.max(f64::MIN_POSITIVE)).clamp(0.0, 1.0),
         }
-    }
-}
-
-/// Of all cores together, in ticks of the kernel's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct CoreTime {
-    stolen: u64,
-    /// Not idle, and not stolen.
-    busy: u64,
-    all: u64,
-    cores: usize,
-}
-
-impl CoreTime {
-    /// Shares of the time since `earlier`: stolen, and busy.
-    fn shares_since(&self, earlier: &Self) -> (f64, f64) {
-        let all = self.all.saturating_sub(earlier.all).max(1) as f64;
-        let share = |now: u64, then: u64| now.saturating_sub(then) as f64 / all;
-        (
-            share(self.stolen, earlier.stolen),
-            share(self.busy, earlier.busy),
-        )
-    }
-
-    /// `cpu user nice system idle iowait irq softirq steal …`; what follows is in these already.
-    fn parse(text: &str) -> Option<Self> {
-        let fields: Vec<u64> = text
-            .lines()
-            .find_map(|line| line.strip_prefix("cpu "))?
-            .split_ascii_whitespace()
-            .take(8)
-            .map(|field| field.parse().ok())
-            .collect::<Option<_>>()?;
-        let (all, stolen) = (fields.iter().sum::<u64>(), *fields.get(7)?);
-        let is_core = |line: &&str| line.starts_with("cpu") && !line.starts_with("cpu ");
-        Some(Self {
-            stolen,
-            busy: all - stolen - fields[3] - fields[4],
-            all,
-            cores: text.lines().filter(is_core).count().max(1),
-        })
     }
 }
 
@@ -190,19 +142,6 @@ pub(crate) fn warnings() -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_machines_time_is_shared_out() {
-        let before = "cpu  10 0 10 70 10 0 0 0 5 0\ncpu0 9 9 9 9 9 9 9 9 0 0\ncpu1 1\nctxt 7\n";
-        let after = "cpu  20 0 20 120 20 10 5 5 9 0\ncpu0 9\ncpu1 1\n";
-        let time = |text| CoreTime::parse(text).expect("it is there");
-        assert_eq!(time(before).cores, 2);
-        let (stolen, busy) = time(after).shares_since(&time(before));
-        assert!((stolen - 0.05).abs() < 1e-9, "{stolen}");
-        assert!((busy - 0.35).abs() < 1e-9, "{busy}");
-        assert_eq!(time(after).shares_since(&time(after)), (0.0, 0.0));
-        assert_eq!(CoreTime::parse("cpu0 1 2 3 4 5 6 7 8"), None);
-    }
 
     #[test]
     fn this_machine_can_be_looked_at() {

@@ -7,9 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use pointsman::bench::{self, Extent, Frame, Loops, Plan};
-use pointsman::compare::{
-    Circumstances, Comparison, Ending, Recommendation, Report, Source, report,
-};
+use pointsman::compare::{Circumstances, Ending, Source, report};
 use pointsman::load::Scenario;
 
 use crate::arm::{Arm, NAMES};
@@ -252,11 +250,6 @@ impl Peers {
             Scenario::Bodies => LARGE,
             _ => SMALL,
         };
-        // In long-lived, connections are opened one by one meanwhile.
-        let usual_warm_up = match scenario {
-            Scenario::LongLived => self.block,
-            _ => self.block / 4,
-        };
         Plan {
             program: self.pointsman.clone(),
             scenario,
@@ -273,7 +266,9 @@ impl Peers {
             },
             rate: self.rate,
             poisson: true,
-            warm_up: self.warm_up.unwrap_or(usual_warm_up),
+            warm_up: self
+                .warm_up
+                .unwrap_or_else(|| Plan::usual_warm_up(scenario, self.block)),
             block: self.block,
             extent: Extent::Rounds(self.rounds),
             timeout: TIMEOUT,
@@ -418,26 +413,13 @@ fn compare(
     }
     let ending = made.ending.clone();
     if !made.is_empty() {
-        run.reports.push(judged(made));
+        run.reports.push(rundir::judged(made));
     }
     match ending {
         Ending::Complete => field.check_answers(),
         Ending::Interrupted => bail!("interrupted"),
         other => bail!("{scenario}: {}", crate::table::ending(&other)),
     }
-}
-
-/// With what it says, but for the recommendation: the cheapest of these arms is no proxy at all.
-fn judged(comparison: Comparison) -> Report {
-    let mut report = comparison.report();
-    report.summary.recommendation = Recommendation {
-        arm: None,
-        text: "Nothing is recommended: relay and direct are the floor and the control, and proxies differ in more \
-               than what was measured."
-            .to_owned(),
-        configuration: None,
-    };
-    report
 }
 
 /// A folder for configurations and logs, which goes when this does.

@@ -1,13 +1,16 @@
 //! The floor: bytes from one socket to the other and back, and nothing else. It reads no request, adds no
-//! header, and opens a connection to the upstream for each one that it accepts; what it costs is about
-//! what any proxy in user space must.
+//! header, and opens a connection to the upstream for each one that it accepts; where connections stay, what it
+//! costs is about what any proxy in user space must that does not let the kernel splice.
 
 use anyhow::Result;
 use clap::Args;
-use tokio::io::copy_bidirectional;
+use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::TcpStream;
 
 use crate::upstream::{alone, listen};
+
+/// What it reads at once of requests and of answers, bytes: the large answer in one piece, as others can be told to.
+const PIECES: (usize, usize) = (8 * 1024, 64 * 1024);
 
 /// Relays bytes, and knows nothing of HTTP (used by the other commands).
 #[derive(Debug, Args)]
@@ -39,6 +42,6 @@ async fn pass(mut client: TcpStream, upstream: u16) -> std::io::Result<()> {
     let mut server = TcpStream::connect(("127.0.0.1", upstream)).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    copy_bidirectional(&mut client, &mut server).await?;
+    copy_bidirectional_with_sizes(&mut client, &mut server, PIECES.0, PIECES.1).await?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use pointsman::compare::{Ending, Report, report};
+use pointsman::compare::{Comparison, Ending, Recommendation, Report, report};
 use pointsman::load::Scenario;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,8 @@ impl Run {
         write(dir, "README.md", &self.readme())
     }
 
-    /// Reads what [`save`](Self::save) wrote.
+    /// Reads what [`save`](Self::save) wrote. What the comparisons say is made anew of their blocks: nothing that
+    /// somebody has written over it counts.
     pub(crate) fn load(dir: &Path) -> Result<Self> {
         let about = read_json(&dir.join(ABOUT))?.with_context(|| {
             format!(
@@ -80,7 +81,8 @@ impl Run {
         let mut reports = Vec::new();
         for scenario in Scenario::ALL {
             let path = dir.join(format!("comparison-{}.json", scenario.name()));
-            reports.extend(read_json(&path)?);
+            let report: Option<Report> = read_json(&path)?;
+            reports.extend(report.map(|report| judged(report.comparison)));
         }
         let drills = read_json(&dir.join(DRILLS))?;
         if reports.is_empty() && drills.is_none() {
@@ -138,6 +140,19 @@ impl Run {
         }
         text
     }
+}
+
+/// With what it says, but for the recommendation: the cheapest of these arms is no proxy at all.
+pub(crate) fn judged(comparison: Comparison) -> Report {
+    let mut report = comparison.report();
+    report.summary.recommendation = Recommendation {
+        arm: None,
+        text: "Nothing is recommended: relay and direct are the floor and the control, and proxies differ in more \
+               than what was measured."
+            .to_owned(),
+        configuration: None,
+    };
+    report
 }
 
 /// Makes `parent/name`, or `parent/name-2` if that is there, and so on.
@@ -213,6 +228,14 @@ mod tests {
         assert_eq!(back.about, run.about);
         assert_eq!(back.drills, run.drills);
         assert_eq!(table::full(&back), table::full(&run));
+
+        let path = dir.join("comparison-keepalive.json");
+        let mut told: serde_json::Value = read_json(&path).expect("JSON").expect("it is there");
+        told["summary"]["arms"][2]["cpu_us_per_request"] = 1.0.into();
+        write_json(&dir, "comparison-keepalive.json", &told).expect("it can be written");
+        let back = Run::load(&dir).expect("it can be read");
+        assert_eq!(table::full(&back), table::full(&run), "rows count");
+
         let readme = fs::read_to_string(dir.join("README.md")).expect("it was written");
         assert!(
             readme.contains("abc1234") && readme.contains("**Missing**: envoy"),

@@ -73,6 +73,8 @@ fn parts(text: &str) -> Result<(&str, &str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use pointsman::compare::report;
+
     use super::*;
     use crate::table::tests::sample;
 
@@ -100,7 +102,7 @@ mod tests {
         }
     }
 
-    /// README.md shows what the run that it names has shown, and what is done with it today.
+    /// README.md shows what follows today from the rows of the run that it names.
     #[test]
     fn the_readme_has_the_table_of_the_run_that_it_names() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -109,5 +111,24 @@ mod tests {
         let run = Run::load(&root.join(name)).expect("it names a run");
         let spliced = splice(&text, name, &run).expect("it has marks");
         assert!(spliced == text, "make readme-table RUN={name}");
+
+        // What the run has for people to read is the same as what tables are made of.
+        for made in &run.reports {
+            let comparison = &made.comparison;
+            let file = format!("blocks-{}.csv", comparison.scenario);
+            let kept = read(&root.join(name).join(&file)).expect("there are rows");
+            let rows = report::csv(comparison);
+            assert_eq!(kept.lines().count(), rows.lines().count(), "{file}");
+            for (kept, row) in kept.lines().zip(rows.lines()) {
+                let mut fields = kept.split(',').zip(row.split(','));
+                assert!(fields.all(is_same), "{file}:\n{kept}\n{row}");
+            }
+        }
+    }
+
+    /// The last digit of a number may be lost on its way through JSON.
+    fn is_same((one, other): (&str, &str)) -> bool {
+        let numbers = || Some((one.parse::<f64>().ok()?, other.parse::<f64>().ok()?));
+        one == other || numbers().is_some_and(|(a, b)| (a - b).abs() <= a.abs() * 1e-12)
     }
 }

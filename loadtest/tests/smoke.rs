@@ -1,26 +1,31 @@
 //! The whole way, with what is there wherever this is built: a short comparison, a drill, the folder that they leave,
 //! and the table that goes from there into a README. Nothing is said of speed.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
-/// Runs `loadtest`. Everything that it starts inherits `TMPDIR`, by which it can be found.
-fn loadtest(home: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_loadtest"))
+/// `loadtest`. Everything that it starts inherits `TMPDIR`, by which it can be found.
+fn loadtest(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command
         .args(arguments)
         .current_dir(home)
         .env("TMPDIR", home)
         // Whatever peers are installed here, this is not about them.
-        .env("PATH", "/nonexistent")
-        .output()
-        .expect("loadtest can be started")
+        .env("PATH", "/nonexistent");
+    command
 }
 
-/// Runs `loadtest peers`, and returns the folder that it leaves and what it said on standard error.
-fn peers(home: &Path, arguments: &[&str]) -> (PathBuf, String) {
+/// `loadtest peers`, whose folder is going to be `runs/smoke`.
+fn peers(home: &Path, arguments: &[&str]) -> Command {
     let pointsman = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("pointsman");
     assert!(
         pointsman.is_file(),
@@ -38,15 +43,50 @@ fn peers(home: &Path, arguments: &[&str]) -> (PathBuf, String) {
     ];
     all.extend(["--out", "runs", "--name", "smoke"]);
     all.extend(arguments);
-    let output = loadtest(home, &all);
+    loadtest(home, &all)
+}
+
+fn output(mut command: Command) -> Output {
+    command.output().expect("loadtest can be started")
+}
+
+/// Runs `loadtest peers` to its end, and returns the folder that it leaves and what it said on standard error.
+fn run(home: &Path, arguments: &[&str]) -> (PathBuf, String) {
+    let output = output(peers(home, arguments));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
-    assert_eq!(left_behind(home), Vec::<String>::new());
+    let left = there(home);
+    assert!(left.is_empty(), "{left:?}");
     (home.join("runs/smoke"), said)
 }
 
-/// Command lines of processes that were started from `home` and are still there.
-fn left_behind(home: &Path) -> Vec<String> {
+/// Runs `loadtest peers` until `enough`, which is told what processes there are, and then interrupts it: it ends and
+/// leaves nobody behind.
+fn interrupted(home: &Path, arguments: &[&str], mut enough: impl FnMut(&[(i32, String)]) -> bool) {
+    let mut command = peers(home, arguments);
+    let running = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let running = running.expect("loadtest can be started");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !enough(&there(home)) {
+        assert!(Instant::now() < deadline, "{:?}", there(home));
+        sleep(Duration::from_millis(20));
+    }
+    let pid = i32::try_from(running.id()).expect("process ids fit");
+    kill(Pid::from_raw(pid), Signal::SIGINT).expect("it is ours");
+    let output = running.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("interrupted"), "{said}");
+    assert!(
+        !said.contains("after SIGTERM"),
+        "not all ended when asked to: {said}"
+    );
+    let left = there(home);
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// Ids and command lines of processes that were started from `home` and are still there.
+fn there(home: &Path) -> Vec<(i32, String)> {
     let mark = format!("TMPDIR={}", home.display());
     let processes = fs::read_dir("/proc").expect("there is /proc");
     processes
@@ -57,7 +97,11 @@ fn left_behind(home: &Path) -> Vec<String> {
                 .split(|byte| *byte == 0)
                 .any(|variable| variable == mark.as_bytes())
         })
-        .map(|process| fs::read_to_string(process.path().join("cmdline")).unwrap_or_default())
+        .filter_map(|process| {
+            let pid = process.file_name().to_str()?.parse().ok()?;
+            let line = fs::read_to_string(process.path().join("cmdline")).ok()?;
+            Some((pid, line))
+        })
         .collect()
 }
 
@@ -70,7 +114,7 @@ fn json(path: &Path) -> Value {
 #[test]
 fn a_comparison_leaves_everything_that_is_needed_to_judge_it() {
     let home = tempfile::tempdir().expect("a folder");
-    let (run, said) = peers(
+    let (run, said) = run(
         home.path(),
         &[
             "--arms",
@@ -114,7 +158,7 @@ fn a_comparison_leaves_everything_that_is_needed_to_judge_it() {
 
     let front = "above\n<!-- loadtest:begin none -->\n<!-- loadtest:end -->\nbelow\n";
     fs::write(home.path().join("README.md"), front).expect("ours");
-    let output = loadtest(home.path(), &["splice", "runs/smoke"]);
+    let output = output(loadtest(home.path(), &["splice", "runs/smoke"]));
     assert!(output.status.success(), "{output:?}");
     let front = fs::read_to_string(home.path().join("README.md")).expect("it is still there");
     assert!(
@@ -127,7 +171,7 @@ fn a_comparison_leaves_everything_that_is_needed_to_judge_it() {
 #[test]
 fn drills_tell_what_clients_saw() {
     let home = tempfile::tempdir().expect("a folder");
-    let (run, _) = peers(
+    let (run, _) = run(
         home.path(),
         &[
             "--arms",
@@ -163,6 +207,55 @@ fn drills_tell_what_clients_saw() {
 }
 
 #[test]
+fn whoever_interrupts_a_comparison_keeps_what_was_measured() {
+    let home = tempfile::tempdir().expect("a folder");
+    let mut loads = HashSet::new();
+    interrupted(
+        home.path(),
+        &[
+            "--arms",
+            "relay,direct",
+            "--scenario",
+            "keepalive",
+            "--rounds",
+            "500",
+            "--block",
+            "0.2",
+        ],
+        |processes| {
+            let load = |(_, line): &&(i32, String)| line.ends_with("\0load\0");
+            loads.extend(processes.iter().filter(load).map(|(pid, _)| *pid));
+            // Two in the trial, and then one for each block.
+            loads.len() > 5
+        },
+    );
+    let run = home.path().join("runs/smoke");
+    let report = json(&run.join("comparison-keepalive.json"));
+    assert_eq!(report["comparison"]["ending"]["ending"], "interrupted");
+    let blocks = report["comparison"]["blocks"].as_array().expect("blocks");
+    assert!(!blocks.is_empty());
+    let readme = fs::read_to_string(run.join("README.md")).expect("there is a README");
+    for part in ["did not end as planned: interrupted", "**Not complete**"] {
+        assert!(readme.contains(part), "{part} is missing in {readme}");
+    }
+}
+
+#[test]
+fn whoever_interrupts_a_drill_leaves_nobody_standing_still() {
+    let home = tempfile::tempdir().expect("a folder");
+    let stands = |(pid, _): &(i32, String)| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+    interrupted(
+        home.path(),
+        &["--arms", "pointsman:shared", "--only-drills"],
+        |processes| processes.iter().any(stands),
+    );
+}
+
+#[test]
 fn nonsense_is_refused_by_name() {
     let home = tempfile::tempdir().expect("a folder");
     for (arguments, culprit) in [
@@ -185,7 +278,7 @@ fn nonsense_is_refused_by_name() {
         ),
         (&["splice", "no/such/run"], "README.md"),
     ] {
-        let output = loadtest(home.path(), arguments);
+        let output = output(loadtest(home.path(), arguments));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(
             !output.status.success() && said.contains(culprit),

@@ -53,26 +53,11 @@ pub struct Own {
 
 /// `ways` as they are compared: the base comes once more, as the second.
 pub fn arms(ways: &[Arm]) -> Vec<compare::Arm> {
-    let mut arms: Vec<compare::Arm> = ways.iter().map(|way| described(*way)).collect();
-    if let Some(base) = arms.first() {
-        let twin = compare::Arm {
-            name: format!("{}, again", base.name),
-            twin_of: Some(0),
-            configuration: None,
-        };
+    let mut arms: Vec<compare::Arm> = ways.iter().copied().map(compare::Arm::ours).collect();
+    if let Some(twin) = arms.first().map(compare::Arm::twin) {
         arms.insert(1, twin);
     }
     arms
-}
-
-fn described(way: Arm) -> compare::Arm {
-    let policy = way.policy();
-    let policy = policy.map_or(String::new(), |policy| format!("policy = \"{policy}\"\n"));
-    compare::Arm {
-        name: way.to_string(),
-        twin_of: None,
-        configuration: Some(format!("mode = \"{}\"\n{policy}", way.mode())),
-    }
 }
 
 impl Own {

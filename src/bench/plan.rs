@@ -1,15 +1,9 @@
 //! What is to be done.
 
-use std::{
-    fmt::{self, Write as _},
-    path::PathBuf,
-    str::FromStr,
-    time::Duration,
-};
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
 use crate::{
-    compare::{Comparison, Drive},
-    dispatch::name::UnknownName,
+    compare::Drive,
     error::{Error, Result},
     load::Scenario,
 };
@@ -98,6 +92,15 @@ pub enum Extent {
 }
 
 impl Plan {
+    /// How long the load of a block goes on before it is measured, if nobody says otherwise.
+    pub fn usual_warm_up(scenario: Scenario, block: Duration) -> Duration {
+        match scenario {
+            // Connections are opened one by one meanwhile.
+            Scenario::LongLived => block,
+            _ => block / 4,
+        }
+    }
+
     /// Is it possible at all?
     ///
     /// # Errors
@@ -220,70 +223,6 @@ impl Plan {
     }
 }
 
-impl Scenario {
-    /// Every scenario, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [
-        Self::PerConnection,
-        Self::Keepalive,
-        Self::Mixed,
-        Self::LongLived,
-        Self::Bodies,
-        Self::Bursts,
-    ];
-
-    /// Its name in flags, files and text.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Keepalive => "keepalive",
-            Self::PerConnection => "per-connection",
-            Self::Mixed => "mixed",
-            Self::LongLived => "long-lived",
-            Self::Bodies => "bodies",
-            Self::Bursts => "bursts",
-        }
-    }
-
-    /// What clients do in it.
-    const fn words(self) -> &'static str {
-        match self {
-            Self::Keepalive => "small answers on connections that stay",
-            Self::PerConnection => "small answers, each on a connection of its own",
-            Self::Mixed => {
-                "nine small answers in ten and one that takes long, on connections that stay"
-            }
-            Self::LongLived => {
-                "connections that are opened one by one, mostly rest, and are closed at random"
-            }
-            Self::Bodies => "large answers on connections that stay",
-            Self::Bursts => "many connections at once, then none for a while",
-        }
-    }
-}
-
-impl fmt::Display for Scenario {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Scenario {
-    type Err = UnknownName;
-
-    fn from_str(text: &str) -> Result<Self, UnknownName> {
-        let found = Self::ALL
-            .into_iter()
-            .find(|scenario| scenario.name() == text);
-        found.ok_or_else(|| UnknownName::new("scenario", text, Self::ALL.map(Self::name)))
-    }
-}
-
-impl Comparison {
-    /// Does it hold anything?
-    pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,19 +302,5 @@ mod tests {
         };
         assert!(!closed.words(Some(1.0)).contains("open"));
         assert_eq!(closed.blocks(1.0), [Drive::Closed]);
-    }
-
-    #[test]
-    fn scenarios_are_known_by_their_names() {
-        for scenario in Scenario::ALL {
-            assert_eq!(scenario.name().parse(), Ok(scenario));
-            let json = serde_json::to_value(scenario).expect("plain data");
-            assert_eq!(json, scenario.name());
-        }
-        let error = "mix".parse::<Scenario>().expect_err("unknown").to_string();
-        assert!(
-            error.contains("known: per-connection, keepalive"),
-            "{error}"
-        );
     }
 }

@@ -1,14 +1,11 @@
 //! `pointsman load`: the clients of a benchmark.
 
 use clap::Args;
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
 
 use crate::{
     error::{Error, Result},
     load,
+    sys::schedule,
 };
 
 /// Be the clients of a benchmark: read an order, one line of JSON, from standard input, and write
@@ -23,21 +20,12 @@ pub(super) struct Load {
 impl Load {
     pub(super) fn run(self) -> Result<()> {
         if !self.cpus.is_empty() {
-            stay_on(&self.cpus).map_err(|errno| {
+            schedule::run_on(&self.cpus).map_err(|error| {
                 let cores: Vec<String> = self.cpus.iter().map(usize::to_string).collect();
                 let what = format!("--cpus {}: not on this machine", cores.join(","));
-                Error::runtime(what, errno.into())
+                Error::runtime(what, error)
             })?;
         }
         load::run()
     }
-}
-
-/// Keeps this thread, and so this process, to these cores.
-fn stay_on(cores: &[usize]) -> nix::Result<()> {
-    let mut set = CpuSet::new();
-    for core in cores {
-        set.set(*core)?;
-    }
-    sched_setaffinity(Pid::from_raw(0), &set)
 }

@@ -6,6 +6,7 @@
 //! machine that is slow for a while is slow for all arms of that round. The first arm is the *base*; it
 //! usually runs twice in each round, and what its twin differs by is the noise floor.
 
+mod arms;
 mod order;
 mod recommendation;
 pub mod report;

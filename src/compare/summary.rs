@@ -15,6 +15,11 @@ const FARTHEST: f64 = 6.907_755_278_982_137; // ln 1000
 const KEEPS_UP: f64 = 0.9;
 
 impl Comparison {
+    /// Does it hold nothing that was measured?
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
     /// What can be said of it so far.
     pub fn summarise(&self) -> Summary {
         let judge = Judge::of(self);
@@ -32,12 +37,6 @@ impl Comparison {
             summary: self.summarise(),
             comparison: self,
         }
-    }
-
-    /// The latency, in seconds, that one request in a hundred of `arm` exceeded so far; of planned arrivals
-    /// where it had any. `None`: fewer than a hundred requests.
-    pub fn pooled_p99(&self, arm: usize) -> Option<f64> {
-        self.pooled_latency(arm).interpolated(0.99)
     }
 
     /// How long all requests of `arm` took; of planned arrivals where it had any.

@@ -37,6 +37,7 @@ use crate::{
         policy::Policy,
     },
     error::{Error, Result},
+    machine,
     random::Random,
     rig::{DEADLINE, Folder, Footprint, Metrics, Subject},
 };
@@ -334,7 +335,7 @@ fn report(
     Report {
         drill: plan.kind,
         version: env!("CARGO_PKG_VERSION"),
-        machine: machine(),
+        machine: here(),
         seed: plan.seed,
         count: plan.count,
         keep_alive_clients: plan.clients,
@@ -355,18 +356,14 @@ fn per_connection(plan: &Plan) -> usize {
 }
 
 /// What has to be known of the machine to make sense of the numbers.
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let info = read("/proc/cpuinfo");
-    let model = info.lines().find_map(|line| {
-        let (name, model) = line.split_once(':')?;
-        (name.trim() == "model name").then_some(model.trim())
-    });
+fn here() -> String {
     format!(
-        "{} cores ({}), Linux {}",
+        "{} cores ({}), {}",
         crate::config::usable_cores(),
-        model.unwrap_or("of an unknown model"),
-        read("/proc/sys/kernel/osrelease").trim()
+        machine::processor()
+            .as_deref()
+            .unwrap_or("of an unknown model"),
+        machine::kernel()
     )
 }
 

@@ -12,6 +12,7 @@ pub mod driver;
 mod engine;
 mod plan;
 mod run;
+mod scenario;
 mod tally;
 
 use std::{net::SocketAddr, time::Duration};
@@ -20,25 +21,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::check::MAX_RATE;
 pub(crate) use self::run::run;
+pub use self::scenario::Scenario;
 use crate::{compare::Drive, scoreboard::histogram::Snapshot};
-
-/// What kind of load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scenario {
-    /// Small answers on connections that stay.
-    Keepalive,
-    /// Small answers, each on a connection of its own.
-    PerConnection,
-    /// Nine small answers in ten, one that takes the upstream long; on connections that stay.
-    Mixed,
-    /// Connections that are opened one by one, mostly rest, and are closed at random.
-    LongLived,
-    /// Answers of 64 KiB on connections that stay.
-    Bodies,
-    /// Many connections at once, then none for a while.
-    Bursts,
-}
 
 /// One block of load.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

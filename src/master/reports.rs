@@ -12,7 +12,7 @@ use crate::{
     },
     dispatch::mode::Arm,
     scoreboard::{CLASSES, MAX_LISTENERS, Row, State, histogram::Snapshot},
-    status::{Seat, SeatStatus, Status, since},
+    status::{Seat, SeatStatus, Status, imbalance, since},
     sys::clock::monotonic_ns,
 };
 
@@ -224,16 +224,6 @@ impl Totals {
         self.handoffs += get(&row.work.claimed);
         self.handoff.add(&row.handoff_duration);
     }
-}
-
-/// The largest of `open` by their mean; 0 if all are.
-pub(super) fn imbalance(open: &[u64]) -> f64 {
-    let sum: u64 = open.iter().sum();
-    let busiest = open.iter().copied().max().unwrap_or(0);
-    if sum == 0 {
-        return 0.0;
-    }
-    busiest as f64 * open.len() as f64 / sum as f64
 }
 
 impl Status {

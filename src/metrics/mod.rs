@@ -21,7 +21,7 @@ use self::{
 use crate::{
     dispatch::mode::Arm,
     scoreboard::{self, CLASSES, HANDOFF_ERRORS, Row, State, histogram::Snapshot},
-    status::{Seat, SeatStatus, Status},
+    status::{Seat, SeatStatus, Status, imbalance},
 };
 
 /// What can end a process whose seat is filled again: the value of the `reason` label.
@@ -203,7 +203,7 @@ impl ScoreboardCollector {
     }
 
     fn workers(&self, page: &mut Page) {
-        let (mut busiest, mut sum, mut ready) = (0, 0, 0_u32);
+        let mut open_of_ready = Vec::new();
         for (seat, status) in self.seats() {
             let label = Seat::label(seat);
             let labels = [("worker", label.as_str())];
@@ -249,9 +249,7 @@ impl ScoreboardCollector {
                 .sum::<u64>();
             page.counter(&WORKER_HUNG, &labels, hung as f64);
             if is_ready {
-                busiest = busiest.max(open);
-                sum += open;
-                ready += 1;
+                open_of_ready.push(open);
             }
         }
         let draining = self
@@ -261,21 +259,19 @@ impl ScoreboardCollector {
             .filter(|row| row.state() == State::Draining)
             .count();
         page.gauge(&WORKERS_DRAINING, &[], draining as f64);
-        page.gauge(&IMBALANCE, &[], imbalance(busiest, sum, ready));
+        page.gauge(&IMBALANCE, &[], imbalance(&open_of_ready));
     }
 
     /// Where no shadow is kept nothing is shown: 0 would say that none is needed.
     fn shadows(&self, page: &mut Page) {
         for (shadow, open) in self.status.shadows().into_iter().flatten() {
-            let (mut busiest, mut sum) = (0, 0);
             for (seat, open) in &open {
                 let label = Seat::label(*seat);
                 let labels = [("policy", shadow.name()), ("worker", label.as_str())];
                 page.gauge(&SHADOW_CONNECTIONS, &labels, *open as f64);
-                busiest = busiest.max(*open);
-                sum += open;
             }
-            let ratio = imbalance(busiest, sum, open.len() as u32);
+            let open: Vec<u64> = open.into_values().collect();
+            let ratio = imbalance(&open);
             page.gauge(&SHADOW_IMBALANCE, &[("policy", shadow.name())], ratio);
         }
     }
@@ -346,14 +342,6 @@ struct TrafficSums {
     sent: u64,
     failures: u64,
     requests: [u64; CLASSES.len()],
-}
-
-/// The most by the mean of `n` that are `sum` together; 0 if all are.
-fn imbalance(most: u64, sum: u64, n: u32) -> f64 {
-    if sum == 0 {
-        return 0.0;
-    }
-    most as f64 * f64::from(n) / sum as f64
 }
 
 fn get(number: &AtomicU64) -> u64 {

@@ -9,6 +9,7 @@ use super::Cores;
 use crate::{
     config::usable_cores,
     error::{Error, Result},
+    machine::CoreTime,
     sys::schedule,
 };
 
@@ -66,9 +67,11 @@ pub(super) async fn others() -> Option<f64> {
              request rather than the throughput"
         ));
     }
-    let before = Ticks::now()?;
+    let before = CoreTime::now()?;
     sleep(LOOK).await;
-    let busy = Ticks::now()?.busy_since(&before);
+    let now = CoreTime::now()?;
+    let (stolen, busy) = now.shares_since(&before);
+    let busy = (stolen + busy) * now.cores() as f64;
     if busy > BEARABLE * cores {
         crate::notice(format_args!(
             "bench: other programs keep {busy:.1} of {cores:.0} cores busy; what they take differs from \
@@ -78,68 +81,9 @@ pub(super) async fn others() -> Option<f64> {
     Some(busy)
 }
 
-/// What all cores have done so far, in ticks of the clock: the first line of `/proc/stat` (proc_stat(5)).
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Ticks {
-    idle: u64,
-    all: u64,
-    cores: usize,
-}
-
-impl Ticks {
-    fn now() -> Option<Self> {
-        Self::read(&std::fs::read_to_string("/proc/stat").ok()?)
-    }
-
-    fn read(text: &str) -> Option<Self> {
-        let first = text.lines().next()?.strip_prefix("cpu ")?;
-        let fields: Vec<u64> = first
-            .split_ascii_whitespace()
-            .map_while(|field| field.parse().ok())
-            // user nice system idle iowait irq softirq steal; guests are counted in user already.
-            .take(8)
-            .collect();
-        let is_core = |line: &&str| {
-            let name = line.strip_prefix("cpu").unwrap_or("");
-            name.starts_with(|c: char| c.is_ascii_digit())
-        };
-        Some(Self {
-            idle: fields.get(3)? + fields.get(4)?,
-            all: fields.iter().sum(),
-            cores: text.lines().filter(is_core).count(),
-        })
-    }
-
-    /// How many cores were busy in between.
-    fn busy_since(&self, earlier: &Self) -> f64 {
-        let all = self.all.saturating_sub(earlier.all);
-        let idle = self.idle.saturating_sub(earlier.idle);
-        match all {
-            0 => 0.0,
-            all => all.saturating_sub(idle) as f64 / all as f64 * self.cores as f64,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn busy_cores_are_read_from_ticks() {
-        let text = "cpu  10 0 10 70 10 0 0 0 5 5\ncpu0 5 0 5 35 5 0 0 0 0 0\ncpu1 5 0 5 35 5 0 0 0 0 0\nintr 1\n";
-        let early = Ticks::read(text).expect("a first line");
-        assert_eq!((early.idle, early.all, early.cores), (80, 100, 2));
-        let late = Ticks {
-            idle: 105,
-            all: 200,
-            cores: 2,
-        };
-        assert_eq!(late.busy_since(&early), 1.5);
-        assert_eq!(early.busy_since(&early), 0.0);
-        assert_eq!(Ticks::read("intr 1"), None);
-        assert!(Ticks::now().is_some());
-    }
 
     #[test]
     fn more_clients_than_files_are_refused() {

@@ -13,6 +13,7 @@ use self::{measure::Task, output::Output};
 use crate::{
     Arm, Mode,
     bench::{self, Extent, Loops, OwnPlan, Plan, Planted},
+    cli::duration::or_seconds,
     config::{Address, Endpoint, usable_cores},
     dispatch::name::UnknownName,
     error::{Error, Result},
@@ -108,7 +109,7 @@ pub(super) struct Bench {
     arrivals: Arrivals,
 
     /// How long all of it takes: seconds, or 90s, 5m, 1h.
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = or_seconds)]
     duration: Duration,
 
     /// Measure so many rounds, however long that takes.
@@ -117,12 +118,12 @@ pub(super) struct Bench {
 
     /// For how long an arm is measured at a time: short blocks make more rounds, and rounds are what
     /// certainty comes from.
-    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = or_seconds)]
     block: Duration,
 
     /// Load before each block that does not count [default: a quarter of a block; in long-lived a whole
     /// one].
-    #[arg(long, value_name = "TIME", value_parser = span)]
+    #[arg(long, value_name = "TIME", value_parser = or_seconds)]
     warm_up: Option<Duration>,
 
     /// All chance in it comes from this number [default: a new one each time; it is printed].
@@ -242,23 +243,6 @@ impl FromStr for Plant {
     }
 }
 
-/// A time: `90`, `90s`, `500ms`, `5m`, `1h`.
-fn span(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "" | "s" => 1.0,
-        "ms" => 0.001,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => f64::NAN,
-    };
-    let seconds = digits.parse::<f64>().unwrap_or(f64::NAN) * unit;
-    (0.001..=86_400.0)
-        .contains(&seconds)
-        .then(|| Duration::from_secs_f64(seconds))
-        .ok_or_else(|| "not a time from 1ms to 24h, like 90s or 5m".into())
-}
-
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse::<f64>().ok();
     rate.filter(|rate| (1.0..=MAX_RATE).contains(rate))
@@ -349,10 +333,9 @@ impl Bench {
                 },
                 rate: self.rate,
                 poisson: self.arrivals == Arrivals::Poisson,
-                warm_up: self.warm_up.unwrap_or(match scenario {
-                    Scenario::LongLived => self.block,
-                    _ => self.block / 4,
-                }),
+                warm_up: self
+                    .warm_up
+                    .unwrap_or_else(|| Plan::usual_warm_up(scenario, self.block)),
                 block: self.block,
                 extent: match self.rounds {
                     Some(rounds) => Extent::Rounds(rounds),
@@ -433,22 +416,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_read_with_and_without_units() {
-        for (text, ms) in [
-            ("90", 90_000),
-            ("1.5s", 1500),
-            ("500ms", 500),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
-        ] {
-            assert_eq!(span(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "s", "0", "-1s", "1d", "25h", "nan", "inf", "5 m"] {
-            assert!(span(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn cores_are_read_as_taskset_reads_them() {

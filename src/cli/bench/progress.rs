@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::bench::Progress;
+use crate::{bench::Progress, cli::ctl::show};
 
 /// Between two lines where there is no terminal.
 const BETWEEN: Duration = Duration::from_secs(10);
@@ -66,20 +66,11 @@ fn bar(done: f64) -> String {
 
 fn words(scenario: &str, progress: &Progress, left: Duration) -> String {
     let name = &progress.name;
-    let time = time(left);
+    let time = show::duration(left.as_secs_f64());
     match (progress.round, progress.rounds) {
         (0, _) => format!("{time} left, {scenario}, trial: {name}"),
         (round, None) => format!("{time} left, {scenario}, round {round}: {name}"),
         (round, Some(rounds)) => format!("{time} left, {scenario}, {round}/{rounds}: {name}"),
-    }
-}
-
-/// As one says it: `45 s`, `3 min 20 s`.
-fn time(left: Duration) -> String {
-    match left.as_secs() {
-        seconds @ 0..60 => format!("{seconds} s"),
-        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
 }
 
@@ -113,6 +104,5 @@ mod tests {
             line.contains("trial") && line.starts_with("1 h 6 min left"),
             "{line}"
         );
-        assert_eq!(time(Duration::from_millis(500)), "0 s");
     }
 }

@@ -24,7 +24,10 @@ use std::{
 use clap::Args;
 
 use self::{model::Model, source::Source, view::View};
-use crate::error::{Error, Result};
+use crate::{
+    cli::duration::or_seconds,
+    error::{Error, Result},
+};
 
 /// Width of a page that goes nowhere in particular.
 const PAGE_WIDTH: u16 = 100;
@@ -119,14 +122,10 @@ async fn once(mut source: Source, view: View) -> Result<()> {
 
 /// `1s`, `500ms`, `2`: seconds, unless it says otherwise.
 fn interval(text: &str) -> std::result::Result<Duration, String> {
-    let (number, unit) = match text.strip_suffix("ms") {
-        Some(number) => (number, 1e-3),
-        None => (text.strip_suffix('s').unwrap_or(text), 1.0),
-    };
-    match number.trim().parse::<f64>().map(|number| number * unit) {
-        Ok(seconds @ 0.1..=3600.0) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err("a time from 100ms to 3600s".into()),
-    }
+    or_seconds(text)
+        .ok()
+        .filter(|time| (0.1..=3600.0).contains(&time.as_secs_f64()))
+        .ok_or_else(|| "a time from 100ms to 3600s".into())
 }
 
 #[cfg(test)]
@@ -144,7 +143,7 @@ mod tests {
         ] {
             assert_eq!(interval(text), Ok(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "s", "0", "99ms", "3601", "-1", "1m", "NaN", "inf"] {
+        for text in ["", "s", "0", "99ms", "3601", "-1", "2h", "NaN", "inf"] {
             assert!(interval(text).is_err(), "{text}");
         }
     }

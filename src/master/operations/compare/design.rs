@@ -87,14 +87,9 @@ impl Design {
 
     /// The comparison, of which nothing is measured yet.
     pub(super) fn comparison(&self, workers: u16, circumstances: Circumstances) -> Comparison {
-        let arms = self.arms.iter().enumerate().map(|(i, arm)| compare::Arm {
-            name: match i {
-                1 => format!("{arm}, again"),
-                _ => arm.to_string(),
-            },
-            twin_of: (i == 1).then_some(0),
-            configuration: Some(arm.configuration()),
-        });
+        let mut arms: Vec<compare::Arm> =
+            self.arms.iter().copied().map(compare::Arm::ours).collect();
+        arms[1] = arms[0].twin();
         let mut circumstances = circumstances;
         circumstances.notes.extend([
             format!("Live traffic, {workers} workers; latencies are the server's."),
@@ -110,7 +105,7 @@ impl Design {
             scenario: "live".into(),
             load: "the traffic that there was".into(),
             circumstances,
-            arms: arms.collect(),
+            arms,
             blocks: Vec::new(),
             rounds: self.plan.rounds,
             ending: Ending::Running,
