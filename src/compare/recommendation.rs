@@ -126,6 +126,10 @@ impl<'a> Advice<'a> {
                 vec![format!("Nothing was compared with {}.", base.name)],
             );
         }
+        if self.arms.iter().all(|arm| arm.requests == 0) {
+            let text = "Nothing can be said: no request was answered as it should be.";
+            return (None, vec![text.to_owned()]);
+        }
         // A base that answers nothing has no round in which it can be compared; that is reason enough.
         if self.out.contains(&0) && self.rounds_of_base() >= FEWEST {
             return self.leave_the_base();
