@@ -26,7 +26,10 @@ impl Splice {
     pub(crate) fn run(&self) -> Result<()> {
         let text = read(&self.readme)?;
         let parent = self.readme.parent().unwrap_or(Path::new(""));
-        let run = Run::load(&parent.join(&self.run))?;
+        let dir = parent.join(&self.run);
+        let run = Run::load(&dir)?;
+        // It is made of the same rows, by the same code.
+        run.write_readme(&dir)?;
         let spliced = splice(&text, &self.run.display().to_string(), &run)
             .with_context(|| self.readme.display().to_string())?;
         fs::write(&self.readme, spliced)
