@@ -95,11 +95,6 @@ impl Run {
         })
     }
 
-    /// Writes what the folder says to a reader.
-    pub(crate) fn write_readme(&self, dir: &Path) -> Result<()> {
-        write(dir, "README.md", &self.readme())
-    }
-
     /// What the folder says to a reader.
     fn readme(&self) -> String {
         let about = &self.about;

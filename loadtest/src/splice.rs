@@ -28,8 +28,8 @@ impl Splice {
         let parent = self.readme.parent().unwrap_or(Path::new(""));
         let dir = parent.join(&self.run);
         let run = Run::load(&dir)?;
-        // It is made of the same rows, by the same code.
-        run.write_readme(&dir)?;
+        // What else is made of its rows is to be of the same code.
+        run.save(&dir)?;
         let spliced = splice(&text, &self.run.display().to_string(), &run)
             .with_context(|| self.readme.display().to_string())?;
         fs::write(&self.readme, spliced)
