@@ -524,19 +524,24 @@ pub struct Finished {
     pub stderr: String,
 }
 
+/// The binary under test with these arguments, and what it says in pipes.
+pub fn spawn(arguments: &[&str]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_pointsman"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary under test")
+}
+
 /// Runs the binary with `arguments` until it ends by itself.
 ///
 /// # Panics
 /// It does not end: it was killed after [`DEADLINE`].
 #[track_caller]
 pub fn run_to_end(arguments: &[&str]) -> Finished {
-    let child = Command::new(env!("CARGO_BIN_EXE_pointsman"))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary under test");
+    let child = spawn(arguments);
     let pid = child.id() as i32;
     let (done, ended) = mpsc::channel();
     thread::spawn(move || done.send(child.wait_with_output()));

@@ -4,7 +4,6 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -128,14 +127,8 @@ struct Asking {
 
 impl Asking {
     fn begin(place: &Place, arguments: &[&str]) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_pointsman"))
-            .args(["ctl", "--control", &place.socket()])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary under test");
+        let socket = place.socket();
+        let child = crate::harness::spawn(&[&["ctl", "--control", &socket], arguments].concat());
         let pid = child.id() as i32;
         let end = thread::spawn(move || {
             let output = child.wait_with_output().expect("our child");
