@@ -21,10 +21,12 @@
 //! | `load` | the clients of a benchmark, a process of its own |
 //! | `config` | what was asked for, validated |
 //! | `conn`, `listener`, `small_writes`, `channel` | sockets, and the lines between master and worker |
+//! | [`bus`] | how processes talk to each other: the words, and a process's end |
 //! | `worker` | a worker process: intake, serve, drain |
 //! | `proxy` | the built-in application |
 //! | `control` | what may be asked of a running master, and what it answers |
 //! | `status` | what the master knows beyond the scoreboard |
+//! | `hub` | the bus's middle, a thread of the master |
 //! | `metrics` | every metric's name and how it is read |
 //! | `master` | the master process: dispatcher, supervisor, admin |
 //! | `cluster` | the public door |
@@ -71,6 +73,8 @@ mod small_writes;
 
 mod channel;
 
+pub mod bus;
+
 mod worker;
 
 mod proxy;
@@ -78,6 +82,8 @@ mod proxy;
 mod control;
 
 mod status;
+
+mod hub;
 
 mod metrics;
 

@@ -1,0 +1,113 @@
+//! A line: one end of the seqpacket pair between a process and its hub, or between two hubs. Packets go
+//! through it whole or not at all, with a descriptor or without; nobody ever waits for the other end.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::frame::MAX_PACKET;
+use crate::sys::{fdpass, readiness::watch};
+
+/// One end of a line.
+#[derive(Debug)]
+pub(crate) struct Line {
+    socket: AsyncFd<OwnedFd>,
+}
+
+/// Makes both ends of a line. Each becomes a [`Line`] in the process that receives it.
+///
+/// # Errors
+/// As `socketpair(2)`.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    fdpass::pair()
+}
+
+/// What came through a line.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// A packet of so many bytes, and the descriptor that came with it.
+    Packet(usize, Option<OwnedFd>),
+    /// A packet whose descriptor is lost, for this process has no room for any, or that was larger than
+    /// any packet may be, or brought several. Only what came with it is lost if it is left at that.
+    Damaged(usize),
+    /// Nothing more at present.
+    Empty,
+    /// The other end is closed.
+    Closed,
+}
+
+impl Line {
+    /// Takes over one end. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The runtime cannot register it.
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            socket: watch(socket, Interest::READABLE | Interest::WRITABLE)?,
+        })
+    }
+
+    /// Gives the descriptor back, for another runtime or binary.
+    pub(crate) fn into_socket(self) -> OwnedFd {
+        self.socket.into_inner()
+    }
+
+    /// Sends a packet if there is room.
+    ///
+    /// # Errors
+    /// `WouldBlock`: there is none; [`writable`](Self::writable) waits for it. Others: as `sendmsg(2)`,
+    /// above all that the other end is closed.
+    pub(crate) fn try_send(
+        &self,
+        packet: &[u8],
+        attached: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
+        self.socket.try_io(Interest::WRITABLE, |socket| {
+            fdpass::send(socket.as_fd(), packet, attached.into_iter())
+        })
+    }
+
+    /// Waits until there may be room.
+    ///
+    /// # Errors
+    /// The runtime is shutting down.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        self.socket
+            .writable()
+            .await
+            .map(|mut guard| guard.retain_ready())
+    }
+
+    /// Waits until something may be there.
+    ///
+    /// # Errors
+    /// The runtime is shutting down.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.socket
+            .readable()
+            .await
+            .map(|mut guard| guard.retain_ready())
+    }
+
+    /// Takes one packet into `buffer`, which has room for [`MAX_PACKET`] bytes.
+    pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> Arrival {
+        debug_assert!(buffer.len() >= MAX_PACKET);
+        // Empty vectors allocate nothing.
+        let mut descriptors = Vec::new();
+        let received = self.socket.try_io(Interest::READABLE, |socket| {
+            fdpass::receive(socket.as_fd(), buffer, &mut descriptors)
+        });
+        match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Arrival::Empty,
+            Err(_) => Arrival::Closed,
+            Ok(received) if received.bytes == 0 && descriptors.is_empty() => Arrival::Closed,
+            Ok(received) if received.truncated || descriptors.len() > 1 => {
+                Arrival::Damaged(received.bytes)
+            }
+            Ok(received) => Arrival::Packet(received.bytes, descriptors.pop()),
+        }
+    }
+}

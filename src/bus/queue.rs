@@ -1,0 +1,126 @@
+//! What waits to go through a line: frames put together into packets, a bounded number of bytes in all.
+//! Pure: the descriptor that goes with a frame is whatever `A` is.
+
+use std::collections::VecDeque;
+
+use super::frame::{self, MAX_PACKET};
+
+/// Frames are put together into packets of up to this size, unless one is larger by itself: a system
+/// call for each side is shared by hundreds of small messages.
+const PACKET: usize = 32 * 1024;
+/// Emptied packets kept for their memory.
+const SPARE: usize = 4;
+
+/// Frames that wait, oldest first.
+#[derive(Debug)]
+pub(crate) struct Queue<A> {
+    packets: VecDeque<Packet<A>>,
+    spare: Vec<Vec<u8>>,
+    /// Of all frames that wait.
+    bytes: usize,
+    limit: usize,
+}
+
+/// Frames that go together.
+#[derive(Debug)]
+struct Packet<A> {
+    /// Those before `start` have been dropped.
+    bytes: Vec<u8>,
+    start: usize,
+    attached: Option<A>,
+}
+
+impl<A> Queue<A> {
+    /// A queue that holds up to `limit` bytes.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            packets: VecDeque::new(),
+            spare: Vec::new(),
+            bytes: 0,
+            limit,
+        }
+    }
+
+    /// The bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Does nothing wait?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// Is there room for a frame of so many bytes?
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.bytes + bytes <= self.limit
+    }
+
+    /// Adds the frame that `write` appends to the buffer that it gets, whether there is room or not;
+    /// see [`has_room`](Self::has_room) and [`drop_oldest`](Self::drop_oldest). `size` is what it will
+    /// have at the most.
+    pub(crate) fn push(
+        &mut self,
+        size: usize,
+        attached: Option<A>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let fits = |packet: &Packet<A>| {
+            packet.attached.is_none() && packet.bytes.len() + size <= PACKET
+        };
+        // A frame with a descriptor has a packet of its own.
+        if attached.is_some() || !self.packets.back().is_some_and(fits) {
+            let bytes = self.spare.pop().unwrap_or_default();
+            self.packets.push_back(Packet {
+                bytes,
+                start: 0,
+                attached,
+            });
+        }
+        let packet = self.packets.back_mut().expect("there is one by now");
+        let before = packet.bytes.len();
+        write(&mut packet.bytes);
+        let written = packet.bytes.len() - before;
+        debug_assert!(written <= size && packet.bytes.len() <= MAX_PACKET);
+        self.bytes += written;
+    }
+
+    /// Takes the oldest frame out and shows it to `lost`. False: there was none.
+    pub(crate) fn drop_oldest(&mut self, lost: impl FnOnce(&frame::Frame<'_>, Option<A>)) -> bool {
+        let Some(packet) = self.packets.front_mut() else {
+            return false;
+        };
+        let oldest = frame::decode(&packet.bytes[packet.start..]).expect("we encoded it");
+        let length = oldest.bytes.len();
+        lost(&oldest, packet.attached.take());
+        packet.start += length;
+        self.bytes -= length;
+        if packet.start == packet.bytes.len() {
+            self.discard();
+        }
+        true
+    }
+
+    /// The packet that goes next.
+    pub(crate) fn front(&self) -> Option<(&[u8], Option<&A>)> {
+        let packet = self.packets.front()?;
+        Some((&packet.bytes[packet.start..], packet.attached.as_ref()))
+    }
+
+    /// The packet that [`front`](Self::front) showed has gone.
+    pub(crate) fn pop(&mut self) {
+        if let Some(packet) = self.packets.front() {
+            self.bytes -= packet.bytes.len() - packet.start;
+            self.discard();
+        }
+    }
+
+    fn discard(&mut self) {
+        let packet = self.packets.pop_front().expect("the caller has looked");
+        if self.spare.len() < SPARE && packet.bytes.capacity() <= 2 * PACKET {
+            let mut bytes = packet.bytes;
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+}

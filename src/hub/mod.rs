@@ -1,0 +1,1 @@
+//! The hub: the middle of the bus, a thread of the master.
