@@ -46,6 +46,14 @@ impl<A> Queue<A> {
         self.bytes
     }
 
+    /// The frames that wait, counted one by one.
+    pub(crate) fn frames(&self) -> usize {
+        let packets = self.packets.iter();
+        packets
+            .map(|packet| frame::frames(&packet.bytes[packet.start..]).count())
+            .sum()
+    }
+
     /// Does nothing wait?
     pub(crate) fn is_empty(&self) -> bool {
         self.packets.is_empty()
