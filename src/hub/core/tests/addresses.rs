@@ -7,7 +7,9 @@
 //! ```
 
 use super::rig::{Draft, Net, STUCK};
-use crate::bus::{Balance, Failure, MasterId, ProcessId, To, control::Ask, frame::Kind, frame::Space};
+use crate::bus::{
+    Balance, Failure, MasterId, ProcessId, To, control::Ask, frame::Kind, frame::Space,
+};
 
 struct Tree {
     net: Net,
@@ -43,15 +45,34 @@ fn tree() -> Tree {
     for process in 0..net.processes.len() {
         net.take(process, Kind::Event);
     }
-    Tree { net, t, a, b, guest, m, c, d, l, e, f }
+    Tree {
+        net,
+        t,
+        a,
+        b,
+        guest,
+        m,
+        c,
+        d,
+        l,
+        e,
+        f,
+    }
 }
 
 #[test]
 fn every_address_reaches_exactly_its_own() {
     let mut x = tree();
     let all = [x.t, x.a, x.b, x.guest, x.m, x.c, x.d, x.l, x.e, x.f];
-    let but = |one: usize| all.iter().copied().filter(|p| *p != one).collect::<Vec<_>>();
-    let ids = |x: &Tree, some: &[usize]| -> Vec<ProcessId> { some.iter().map(|p| x.net.id(*p)).collect() };
+    let but = |one: usize| {
+        all.iter()
+            .copied()
+            .filter(|p| *p != one)
+            .collect::<Vec<_>>()
+    };
+    let ids = |x: &Tree, some: &[usize]| -> Vec<ProcessId> {
+        some.iter().map(|p| x.net.id(*p)).collect()
+    };
     let to_two = To::Processes(ids(&x, &[x.a, x.f, x.a]));
     let around = To::Route(ids(&x, &[x.a, x.m, x.e, x.c]));
     for (sender, to, expected) in [
@@ -99,13 +120,17 @@ fn whoever_does_not_listen_gets_nothing() {
 fn the_hub_says_who_sent_it_and_by_what_way_it_came() {
     let mut x = tree();
     x.net.publish(x.a, x.net.id(x.f), "said.it", b"!");
+    x.net.pump();
     x.net.publish(x.e, x.net.id(x.f), "said.it", b"!");
     x.net.pump();
     let got = x.net.take(x.f, Kind::Event);
     let [afar, near] = &got[..] else {
         panic!("{got:?}");
     };
-    assert_eq!((afar.header.from, near.header.from), (x.net.id(x.a), x.net.id(x.e)));
+    assert_eq!(
+        (afar.header.from, near.header.from),
+        (x.net.id(x.a), x.net.id(x.e))
+    );
     assert_eq!(afar.path, [MasterId(100), MasterId(101)]);
     assert!(near.path.is_empty());
     assert_eq!(near.to, To::from(x.net.id(x.f)));
@@ -131,18 +156,27 @@ fn call(x: &mut Tree, sender: usize, balance: Balance) -> Vec<usize> {
 fn an_application_is_found_near_first() {
     let mut x = tree();
     let host = |x: &mut Tree, process| {
-        x.net.ask(process, &Ask::Host("shop".into(), serde_json::json!({"size": 3})));
+        x.net.ask(
+            process,
+            &Ask::Host("shop".into(), serde_json::json!({"size": 3})),
+        );
         x.net.pump();
     };
     let (a, b) = (x.a, x.b);
     assert_eq!(call(&mut x, a, Balance::RoundRobin), [0; 0]);
     let (f, guest) = (x.f, x.guest);
     host(&mut x, f);
-    assert_eq!(call(&mut x, a, Balance::LeastLoaded), [x.f], "it is all there is");
+    assert_eq!(
+        call(&mut x, a, Balance::LeastLoaded),
+        [x.f],
+        "it is all there is"
+    );
     host(&mut x, b);
     host(&mut x, guest);
     // In turn.
-    let mut turns: Vec<usize> = (0..4).flat_map(|_| call(&mut x, a, Balance::RoundRobin)).collect();
+    let mut turns: Vec<usize> = (0..4)
+        .flat_map(|_| call(&mut x, a, Balance::RoundRobin))
+        .collect();
     assert_eq!(turns[..2], turns[2..]);
     turns.sort_unstable();
     assert_eq!(turns, [x.b, x.b, x.guest, x.guest]);
@@ -153,7 +187,11 @@ fn an_application_is_found_near_first() {
     x.net.loads.0.insert(guest_number, STUCK);
     assert_eq!(call(&mut x, a, Balance::RoundRobin), [x.b]);
     x.net.loads.0.insert(b_number, STUCK);
-    assert_eq!(call(&mut x, a, Balance::Random), [x.f], "elsewhere they turn");
+    assert_eq!(
+        call(&mut x, a, Balance::Random),
+        [x.f],
+        "elsewhere they turn"
+    );
     // Oneself before all others.
     assert_eq!(call(&mut x, b, Balance::LeastLoaded), [x.b]);
     // Only while it is hosted.
@@ -173,7 +211,8 @@ fn an_application_is_found_near_first() {
 #[test]
 fn an_application_or_function_is_no_topic() {
     let mut x = tree();
-    x.net.ask(x.f, &Ask::Host("said.it".into(), serde_json::Value::Null));
+    x.net
+        .ask(x.f, &Ask::Host("said.it".into(), serde_json::Value::Null));
     x.net.ask(x.c, &Ask::Offer("said.it".into()));
     x.net.pump();
     let mut draft = Draft::event(To::Everyone, "said.it", b"!");
@@ -187,5 +226,8 @@ fn an_application_or_function_is_no_topic() {
     (draft.kind, draft.id) = (Kind::Request, 9);
     x.net.send(x.a, &draft);
     x.net.pump();
-    assert_eq!(x.net.take(x.a, Kind::Failure)[0].failure(), Some(Failure::NoListener));
+    assert_eq!(
+        x.net.take(x.a, Kind::Failure)[0].failure(),
+        Some(Failure::NoListener)
+    );
 }

@@ -125,7 +125,14 @@ impl Draft {
             deadline: self.deadline,
         };
         let mut bytes = Vec::new();
-        frame::encode(&header, &self.to, &self.name, &[], &self.payload, &mut bytes);
+        frame::encode(
+            &header,
+            &self.to,
+            &self.name,
+            &[],
+            &self.payload,
+            &mut bytes,
+        );
         bytes
     }
 }
@@ -188,8 +195,12 @@ impl Net {
     /// Two hubs meet on NATS.
     pub(super) fn meet(&mut self, one: usize, other: usize) -> usize {
         let (here, there) = (self.hubs[one].id, self.hubs[other].id);
-        let (port, _) = self.hubs[one].core.join(Newcomer::Hub(HubLink::Nats(there)));
-        let (back, _) = self.hubs[other].core.join(Newcomer::Hub(HubLink::Nats(here)));
+        let (port, _) = self.hubs[one]
+            .core
+            .join(Newcomer::Hub(HubLink::Nats(there)));
+        let (back, _) = self.hubs[other]
+            .core
+            .join(Newcomer::Hub(HubLink::Nats(here)));
         self.wire([(one, port), (other, back)])
     }
 
@@ -234,7 +245,13 @@ impl Net {
         self.raw(process, &draft.encode(), None).unwrap();
     }
 
-    pub(super) fn publish(&mut self, process: usize, to: impl Into<To>, topic: &str, payload: &[u8]) {
+    pub(super) fn publish(
+        &mut self,
+        process: usize,
+        to: impl Into<To>,
+        topic: &str,
+        payload: &[u8],
+    ) {
         self.send(process, &Draft::event(to, topic, payload));
     }
 
@@ -301,7 +318,10 @@ impl Net {
     }
 
     fn drain(&mut self, hub: usize, port: PortId) {
-        let process = self.processes.iter().position(|one| one.hub == hub && one.port == port);
+        let process = self
+            .processes
+            .iter()
+            .position(|one| one.hub == hub && one.port == port);
         if let Some(process) = process {
             return self.read(process);
         }
@@ -315,7 +335,8 @@ impl Net {
         let (there, far) = wire.ends[1 - end];
         while let Some((packet, attached)) = self.hubs[hub].core.queue(port).and_then(next) {
             let core = &mut self.hubs[there].core;
-            core.receive(far, &packet, attached, self.now, &self.loads).unwrap();
+            core.receive(far, &packet, attached, self.now, &self.loads)
+                .unwrap();
         }
     }
 
@@ -356,7 +377,9 @@ impl Net {
     /// What a process has got of this kind since the last time, and forgets the rest.
     pub(super) fn take(&mut self, process: usize, kind: Kind) -> Vec<Got> {
         let got = std::mem::take(&mut self.processes[process].got);
-        got.into_iter().filter(|one| one.header.kind == kind).collect()
+        got.into_iter()
+            .filter(|one| one.header.kind == kind)
+            .collect()
     }
 
     /// The payloads of the events that each of these has got.
