@@ -3,3 +3,5 @@
 pub(crate) mod core;
 
 pub(crate) use self::core::Counters;
+#[doc(hidden)]
+pub use self::core::Workbench;
