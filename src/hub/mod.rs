@@ -24,3 +24,5 @@ pub(crate) use self::{
     tally::Tally,
     thread::{Plan, start},
 };
+#[doc(hidden)]
+pub use self::core::Workbench;

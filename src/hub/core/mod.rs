@@ -27,10 +27,12 @@ mod route;
 mod wishes;
 #[cfg(test)]
 mod tests;
+mod workbench;
 
 use std::sync::Arc;
 
 pub(crate) use self::counters::{Counter, Counters, FAILURES, Lost};
+pub use self::workbench::Workbench;
 use self::{
     balance::Hosts,
     hash::FastMap,
