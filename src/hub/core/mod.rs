@@ -24,9 +24,9 @@ mod plan;
 mod ports;
 mod roster;
 mod route;
-mod wishes;
 #[cfg(test)]
 mod tests;
+mod wishes;
 mod workbench;
 
 use std::sync::Arc;
