@@ -1,5 +1,7 @@
 //! The hub: the middle of the bus, a thread of the master.
 
 pub(crate) mod core;
+#[cfg(test)]
+mod ends;
 
 pub(crate) use self::core::Counters;
