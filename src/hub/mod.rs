@@ -5,3 +5,5 @@ pub(crate) mod core;
 mod ends;
 
 pub(crate) use self::core::Counters;
+#[doc(hidden)]
+pub use self::core::Workbench;

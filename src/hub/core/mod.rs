@@ -26,10 +26,12 @@ mod roster;
 mod route;
 #[cfg(test)]
 mod tests;
+mod workbench;
 
 use std::sync::Arc;
 
 pub(crate) use self::counters::{Counter, Counters, FAILURES, Lost};
+pub use self::workbench::Workbench;
 use self::{
     balance::Hosts,
     hash::FastMap,
