@@ -552,6 +552,75 @@ mod tests {
     }
 
     #[test]
+    fn groups_and_pins_are_read_from_tables_or_as_flags_have_them() {
+        let flags = [
+            "--upstream=a:1",
+            "--workers=9",
+            "--worker-group=special=1",
+            "--worker-group=slow=2",
+            "--pin=192.0.2.1/32=special",
+            "--pin=2001:db8::/32=slow",
+        ];
+        let from_flags = given(&flags).merge(None).expect("flags");
+        let expected = from_flags.settings_alone().expect("flags").cluster.pins;
+        assert_eq!((expected.groups.len(), expected.rules.len()), (2, 2));
+        let head = "upstream = 'a:1'\nworkers = 9\n";
+        for groups in [
+            "worker-group = { special = 1, slow = 2 }",
+            "worker-group = ['special=1', 'slow=2']",
+            "worker-group.special = 1\nworker-group.slow = 2",
+        ] {
+            for pins in [
+                "pin = [{ from = '192.0.2.1', to = 'special' },\n\
+                 { to = 'slow', from = '2001:db8::/32' }]",
+                "pin = ['192.0.2.1=special', '2001:db8::/32=slow']",
+            ] {
+                let text = format!("{head}{groups}\n{pins}\n");
+                assert_eq!(settings(&text, &[]).cluster.pins, expected, "{text}");
+            }
+        }
+        let one = "worker-group = { a = 1 }\npin = { from = '::/0', to = 'a' }\n";
+        let one = settings(&format!("{head}{one}"), &[]).cluster.pins;
+        assert_eq!(one.rules.len(), 1);
+    }
+
+    #[test]
+    fn groups_and_pins_that_cannot_be_are_placed() {
+        let up = "upstream = 'a:1'\nworkers = 3\n";
+        for (text, start) in [
+            (
+                "worker-group = {\na = 1,\nb = 2 }",
+                "f:4: 3 workers: the worker",
+            ),
+            ("worker-group = { a = '1' }", "f:3: 'worker-group' takes"),
+            (
+                "worker-group = { a = 0 }",
+                "f:3: worker group 'a' of 0 workers",
+            ),
+            ("worker-group = { 'ä' = 1 }", "f:3: worker group 'ä'"),
+            (
+                "worker-group = { a = 1 }\nmode = 'hybrid'",
+                "f:4: mode 'hybrid'",
+            ),
+            (
+                "pin = [{ from = '::/0', to = 'a' }]",
+                "f:3: pin ::/0 to 'a'",
+            ),
+            ("pin = [{ from = '::/0' }]", "f:3: 'pin' takes a list"),
+            (
+                "pin = [{ from = '::/0', to = 'a', x = 1 }]",
+                "f:3: 'pin' takes a list",
+            ),
+            ("pin = [\n'::/0=a',\n'::1/0=a']", "f:5: network '::1/0'"),
+            ("[worker-group]\na = 1", "f:3: 'worker-group' takes"),
+        ] {
+            let text = format!("{up}{text}");
+            let error = refused(&text, &[]);
+            assert!(error.starts_with(start), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
     fn flags_win() {
         let text = "listen = ['127.0.0.1:1', '127.0.0.1:2']\nupstream = 'a:1'\nmode = 'shared'\n\
                     drain-timeout = 5";

@@ -162,3 +162,147 @@ impl Dispatcher {
 fn bit(group: usize) -> u128 {
     1_u128.checked_shl(group as u32).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{SocketAddr, TcpListener},
+        os::fd::OwnedFd,
+        sync::{Arc, mpsc},
+        time::Duration,
+    };
+
+    use nix::sys::eventfd::EventFd;
+
+    use super::*;
+    use crate::{
+        channel::handover_line,
+        conn::Conn,
+        dispatch::{
+            mode::Arm,
+            pins::{Pins, Sorter},
+            shadow::Picks,
+        },
+        master::dispatcher::Recruit,
+        scoreboard::Scoreboard,
+        status::Seat,
+        sys::clock::monotonic_ns,
+    };
+
+    const PINNED: [u8; 4] = [192, 0, 2, 1];
+    const ANYBODY: [u8; 4] = [198, 51, 100, 1];
+
+    /// A dispatcher with a group of one seat, to which `PINNED` is pinned, and a worker in each of `seats`.
+    fn dispatcher(seats: &[u16]) -> Dispatcher {
+        let pins = Pins {
+            groups: vec!["special=1".parse().expect("a group")],
+            rules: vec!["192.0.2.0/24=special".parse().expect("a pin")],
+        };
+        let rules = Rules {
+            arm: Arm::ALL[0],
+            prefixes: Default::default(),
+            signal: Default::default(),
+            hang: Default::default(),
+            shadow: true,
+            sorter: Sorter::new(&pins).map(Arc::new),
+            paused: false,
+        };
+        let board = Scoreboard::create().expect("scoreboard");
+        let (_commands, inbox) = mpsc::channel();
+        let (reports, _) = tokio::sync::mpsc::unbounded_channel();
+        let bell = Arc::new(EventFd::new().expect("eventfd"));
+        let mut dispatcher =
+            Dispatcher::new(Arc::from([]), board.clone(), rules, inbox, bell, reports)
+                .expect("epoll");
+        for seat in seats {
+            let recruit = Recruit {
+                seat: Seat::of_worker(*seat, false),
+                row: board.occupy(*seat, 1).expect("row"),
+                outlet: handover_line().expect("line").0,
+                next: 1,
+            };
+            let lane = Lane::new(recruit, Duration::from_millis(50));
+            dispatcher.lanes.push(lane);
+        }
+        dispatcher.refresh(monotonic_ns());
+        dispatcher
+    }
+
+    fn held(client: [u8; 4]) -> Held {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        Held::new(Conn {
+            socket: OwnedFd::from(listener),
+            peer: SocketAddr::from((client, 1000)),
+            listener: 0,
+            arm: Arm::ALL[0],
+            shadows: Picks::NONE,
+            accepted_at: 0,
+        })
+    }
+
+    fn waiting(dispatcher: &Dispatcher) -> Vec<SocketAddr> {
+        dispatcher
+            .orphans
+            .iter()
+            .map(|held| held.conn.peer)
+            .collect()
+    }
+
+    #[test]
+    fn who_waits_for_a_group_holds_up_nobody_of_another() {
+        for (seat, served, waits) in [(0, PINNED, ANYBODY), (1, ANYBODY, PINNED)] {
+            let mut dispatcher = dispatcher(&[seat]);
+            for client in [waits, served, waits, served] {
+                dispatcher.orphans.push_back(held(client));
+            }
+            dispatcher.place_orphans();
+            assert_eq!(waiting(&dispatcher), [SocketAddr::from((waits, 1000)); 2]);
+            assert_eq!(dispatcher.lanes[0].row.load(), 2);
+            // Nothing can be done about it before a worker comes.
+            assert!(!dispatcher.could_place() && dispatcher.waits_in_vain());
+        }
+    }
+
+    #[test]
+    fn no_more_wait_for_a_group_than_may_and_for_the_rest_nothing_is_accepted() {
+        for (client, seat) in [(PINNED, 1), (ANYBODY, 0)] {
+            let mut dispatcher = dispatcher(&[seat]);
+            for _ in 0..MOST_WAITING {
+                assert!(!dispatcher.is_crowded());
+                let held = dispatcher.place(held(client)).expect_err("nobody is there");
+                dispatcher.let_wait(held);
+            }
+            let lost = || {
+                let lost = &dispatcher.board.dispatcher().crowded_out;
+                lost.load(std::sync::atomic::Ordering::Relaxed)
+            };
+            assert_eq!((waiting(&dispatcher).len(), lost()), (MOST_WAITING, 0));
+            assert_eq!(dispatcher.is_crowded(), client == ANYBODY);
+            let one_more = dispatcher.place(held(PINNED));
+            assert_eq!(one_more.is_ok(), client == ANYBODY);
+            if let Err(held) = one_more {
+                dispatcher.let_wait(held);
+                assert_eq!(dispatcher.orphans.len(), MOST_WAITING);
+                let lost = &dispatcher.board.dispatcher().crowded_out;
+                assert_eq!(lost.load(std::sync::atomic::Ordering::Relaxed), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn with_other_rules_whoever_waits_is_sorted_anew() {
+        let mut dispatcher = dispatcher(&[1]);
+        dispatcher.orphans.push_back(held(PINNED));
+        dispatcher.place_orphans();
+        assert_eq!(dispatcher.orphans.len(), 1);
+        let without = Rules {
+            sorter: None,
+            ..dispatcher.rules.clone()
+        };
+        dispatcher.go_by(without);
+        dispatcher.refresh(monotonic_ns());
+        dispatcher.place_orphans();
+        assert!(dispatcher.orphans.is_empty());
+        assert_eq!(dispatcher.lanes[0].row.load(), 1);
+    }
+}
