@@ -11,24 +11,34 @@
 //! | `frame`, `control` | one message ↔ its bytes |
 //! | `queue`, `line` | what waits to go through a line, and the line |
 
+mod branch;
+mod client;
 #[doc(hidden)]
 pub mod control;
 mod error;
 #[doc(hidden)]
 pub mod frame;
+mod framing;
 mod id;
 pub(crate) mod line;
 mod payload;
 mod peer;
 pub(crate) mod queue;
+mod stream;
 mod to;
 pub mod topic;
 
 pub use self::{
+    client::{
+        Attachment, AttachmentError, Bus, Counts, Cut, Hosted, Message, Offered, Overflow,
+        PresenceEvents, Subscribe, Subscription,
+    },
     error::{BusError, Failure},
-    frame::Encoding,
+    frame::{Attached, Encoding, Space},
+    framing::{FrameError, Framed},
     id::{MasterId, NotAnId, ProcessId},
     payload::Payload,
     peer::{Departure, Peer, Presence, Role},
+    stream::Stream,
     to::{Balance, To},
 };

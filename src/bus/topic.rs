@@ -34,7 +34,7 @@ pub fn matches(pattern: &str, topic: &str) -> bool {
 }
 
 /// The words of a topic or pattern.
-pub fn words(text: &str) -> impl Iterator<Item = &str> {
+pub fn words(text: &str) -> impl Iterator<Item = &str> + Clone {
     text.split('.')
 }
 
@@ -78,7 +78,9 @@ mod tests {
             assert!(is_topic(text), "{text}");
             assert!(is_pattern(text), "{text}");
         }
-        for text in ["", ".", "a.", ".a", "a..b", "a b", "a\n", "a.b*", "a>", "\0"] {
+        for text in [
+            "", ".", "a.", ".a", "a..b", "a b", "a\n", "a.b*", "a>", "\0",
+        ] {
             assert!(!is_topic(text) && !is_pattern(text), "{text:?}");
         }
         for text in ["*", ">", "a.*", "a.>", "*.a.>"] {

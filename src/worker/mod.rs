@@ -17,6 +17,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,6 +30,7 @@ pub use self::app::{Application, Peer};
 pub(crate) use self::{account::Interim, alarm::Alarm};
 use self::{intake::Intake, rest::Rest, serve::Host};
 use crate::{
+    bus::Bus,
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
     config::ConnectionTimeouts,
     error::{Error, Result},
@@ -40,11 +42,15 @@ use crate::{
 /// sysexits.h).
 pub(crate) const EXIT_UNFIT: u8 = 78;
 
+/// How long what a worker has published last may take to go, when it ends.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// A worker, as the application that it hosts sees it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Worker {
     inheritance: Arc<Inheritance>,
     row: RowRef,
+    bus: Bus,
 }
 
 impl Worker {
@@ -67,6 +73,11 @@ impl Worker {
     /// What [`Cluster::application`](crate::Cluster::application) was given, as the master validated it.
     pub fn application(&self) -> &str {
         &self.inheritance.application
+    }
+
+    /// Its place on the bus, by which it talks to the other processes.
+    pub fn bus(&self) -> Bus {
+        self.bus.clone()
     }
 
     /// The scoreboard's column for the application's `i`-th upstream endpoint.
@@ -155,6 +166,10 @@ where
     };
     let board = Scoreboard::open(next("scoreboard")?)?;
     let handover = next("hand-over line")?;
+    let hub = inheritance
+        .bus
+        .then(|| next("line to the hub"))
+        .transpose()?;
     let listeners = inheritance
         .doors
         .listeners
@@ -169,11 +184,12 @@ where
     }
 
     let runtime = runtime(&row)?;
-    let worker = Worker {
-        inheritance: Arc::new(inheritance),
-        row,
-    };
     runtime.block_on(async {
+        let worker = Worker {
+            inheritance: Arc::new(inheritance),
+            row,
+            bus: bus(hub)?,
+        };
         // Before anything can be told of this worker's being there.
         let terminate = signal(SignalKind::terminate())?;
         let control = Control::new(line)?;
@@ -196,6 +212,8 @@ where
             None => drained.await,
             Some(limit) => _ = tokio::time::timeout(limit, drained).await,
         }
+        // What it has published last is not to end with it.
+        let _ = tokio::time::timeout(LAST_WORDS, worker.bus.flush()).await;
         Ok(())
     })
 }
@@ -234,6 +252,15 @@ async fn told_to_drain<A: Application>(
             Ok(None) | Err(_) => return Ok(true),
         }
     }
+}
+
+/// The bus at the other end of `line`; without one, a bus that is closed.
+fn bus(line: Option<OwnedFd>) -> io::Result<Bus> {
+    let line = match line {
+        Some(line) => line,
+        None => crate::bus::line::pair()?.0,
+    };
+    Bus::connect(line)
 }
 
 /// Waits for the first message, before there is a runtime. `None`: the master is gone already.
