@@ -338,9 +338,11 @@ impl<A> Core<A> {
         let Some(slot) = self.ports.slot(port) else {
             return;
         };
-        let known = self.roster.owner(owner);
-        let known = known.filter(|known| known.link == Some(slot));
-        if known.is_none_or(|known| known.version != version || known.gathering.is_some()) {
+        let up_to_date = self.roster.owner(owner).is_some_and(|known| {
+            // What is known by another way is none of this one's business.
+            known.link != Some(slot) || (known.version == version && known.gathering.is_none())
+        });
+        if !up_to_date {
             if let Some(hub) = self.ports.hub_mut(slot) {
                 hub.asked = false;
             }
