@@ -21,7 +21,7 @@ use crate::{
         child::{inherited_channel, is_born_with_channel},
         exec::has_luggage,
     },
-    worker::{self, Application, Worker},
+    worker::{self, Application, Conn, Protocol, Worker},
 };
 
 /// A master and its workers, about to be started.
@@ -289,6 +289,61 @@ impl Cluster {
         F: FnOnce(Worker) -> Fut + Send + 'static,
         Fut: Future<Output = A> + 'static,
         A: Application,
+    {
+        self.host(worker::http(factory))
+    }
+
+    /// As [`serve`](Self::serve), for any protocol on TCP: `handler` gets every connection as it was
+    /// accepted, in whatever mode, and has it until it drops it.
+    ///
+    /// What `handler` returns is dropped, a `Result` too: whatever goes wrong with a connection ends it alone,
+    /// a panic included.
+    ///
+    /// ```no_run
+    /// use pointsman::{Cluster, Conn};
+    /// use tokio::io::{copy, split};
+    ///
+    /// async fn echo(conn: Conn) -> std::io::Result<u64> {
+    ///     let (mut reader, mut writer) = split(conn);
+    ///     copy(&mut reader, &mut writer).await
+    /// }
+    ///
+    /// fn main() -> pointsman::Result<()> {
+    ///     Cluster::new().listen("127.0.0.1:7000").serve_connections(echo)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_connections<H, Served>(self, handler: H) -> Result<()>
+    where
+        H: Fn(Conn) -> Served + Send + 'static,
+        Served: Future + 'static,
+    {
+        self.serve_connections_with(|_| async { handler })
+    }
+
+    /// As [`serve_connections`](Self::serve_connections), where a worker has something to get ready first:
+    /// `factory` makes its handler, and no connection comes before it has.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_connections_with<F, Fut, H, Served>(self, factory: F) -> Result<()>
+    where
+        F: FnOnce(Worker) -> Fut + Send + 'static,
+        Fut: Future<Output = H> + 'static,
+        H: Fn(Conn) -> Served + 'static,
+        Served: Future + 'static,
+    {
+        self.host(worker::raw(factory))
+    }
+
+    /// Is the master, or becomes a worker that hosts what `factory` makes.
+    fn host<F, Fut, P>(self, factory: F) -> Result<()>
+    where
+        F: FnOnce(Worker) -> Fut + Send + 'static,
+        Fut: Future<Output = P> + 'static,
+        P: Protocol,
     {
         let channel = inherited_channel()
             .map_err(|error| Error::runtime("cannot tell whether this is a worker", error))?;

@@ -114,7 +114,7 @@ pub use self::{
     },
     error::{Error, Result},
     master::Ready,
-    worker::{Application, Peer, Worker},
+    worker::{Application, Conn, Moved, Peer, Worker},
 };
 
 /// Tells the operator, on standard error. Never waits, never fails and never panics: a log that is

@@ -405,11 +405,11 @@ fn limit_descriptors(wanted: Option<u64>, listeners: usize, seats: usize) -> Res
 }
 
 /// Boxes what [`run`] needs to serve in the master itself.
-pub(crate) fn serve_here<F, Fut, A>(factory: F) -> ServeHere
+pub(crate) fn serve_here<F, Fut, P>(factory: F) -> ServeHere
 where
     F: FnOnce(crate::Worker) -> Fut + Send + 'static,
-    Fut: Future<Output = A> + 'static,
-    A: crate::Application,
+    Fut: Future<Output = P> + 'static,
+    P: crate::worker::Protocol,
 {
     Box::new(move |line| crate::worker::run(line, factory, examine))
 }

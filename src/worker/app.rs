@@ -9,8 +9,8 @@ use hyper::{
 };
 use hyper_util::service::TowerToHyperService;
 
-use super::account::Interim;
-use crate::{conn::Conn, dispatch::mode::Arm};
+use super::{account::Interim, moved::Moved};
+use crate::{conn::Accepted, dispatch::mode::Arm};
 
 /// Who is at the other end of a connection, and how it came.
 #[derive(Debug, Clone)]
@@ -19,15 +19,17 @@ pub struct Peer {
     listener: u8,
     arm: Arm,
     interim: Interim,
+    moved: Option<Moved>,
 }
 
 impl Peer {
-    pub(super) fn new(conn: &Conn, interim: Interim) -> Self {
+    pub(super) fn new(conn: &Accepted, interim: Interim, moved: Option<Moved>) -> Self {
         Self {
             address: conn.peer,
             listener: conn.listener,
             arm: conn.arm,
             interim,
+            moved,
         }
     }
 
@@ -44,6 +46,12 @@ impl Peer {
     /// Which of the cluster's listeners it came in by, from 0.
     pub fn listener(&self) -> usize {
         usize::from(self.listener)
+    }
+
+    /// What came along if another process has moved it here
+    /// ([`Worker::send_connection`](crate::Worker::send_connection)), and from whom.
+    pub fn message(&self) -> Option<&Moved> {
+        self.moved.as_ref()
     }
 
     /// The mode and policy that brought it.
