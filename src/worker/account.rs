@@ -253,10 +253,7 @@ impl Account {
     #[inline]
     fn tick(&self) {
         let ledger = &self.ledger;
-        if ledger
-            .ticks
-            .fetch_add(1, Relaxed)
-            .is_multiple_of(TICKS)
+        if ledger.ticks.fetch_add(1, Relaxed).is_multiple_of(TICKS)
             && std::thread::current().id() == ledger.thread
         {
             let work = &ledger.row.work;

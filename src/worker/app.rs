@@ -1,6 +1,10 @@
 //! What a worker hosts.
 
-use std::{error::Error as StdError, net::SocketAddr};
+use std::{
+    error::Error as StdError,
+    net::SocketAddr,
+    task::{Context, Poll},
+};
 
 use hyper::{
     Request, Response,
@@ -95,5 +99,53 @@ where
     )]
     fn service(&self, _: &Peer) -> TowerToHyperService<S> {
         TowerToHyperService::new(self.clone())
+    }
+}
+
+/// A service that answers every request by calling `answer`.
+///
+/// ```no_run
+/// use std::convert::Infallible;
+///
+/// use http_body_util::Full;
+/// use hyper::{Response, body::Bytes};
+/// use pointsman::{Cluster, service_fn};
+///
+/// fn main() -> pointsman::Result<()> {
+///     Cluster::new().listen("127.0.0.1:8080").serve(|worker| async move {
+///         service_fn(move |_request| async move {
+///             let text = format!("hello from worker {}\n", worker.id());
+///             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(text)))
+///         })
+///     })
+/// }
+/// ```
+pub fn service_fn<F, Fut, B, E>(answer: F) -> ServiceFn<F>
+where
+    F: FnMut(Request<Incoming>) -> Fut,
+    Fut: Future<Output = Result<Response<B>, E>>,
+{
+    ServiceFn(answer)
+}
+
+/// What [`service_fn`] makes.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceFn<F>(F);
+
+impl<F, Fut, B, E> tower_service::Service<Request<Incoming>> for ServiceFn<F>
+where
+    F: FnMut(Request<Incoming>) -> Fut,
+    Fut: Future<Output = Result<Response<B>, E>>,
+{
+    type Response = Response<B>;
+    type Error = E;
+    type Future = Fut;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), E>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Fut {
+        (self.0)(request)
     }
 }

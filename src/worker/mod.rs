@@ -30,12 +30,12 @@ use tokio::{
     sync::watch,
 };
 
+pub(crate) use self::{account::Interim, alarm::Alarm, serve::Protocol};
 pub use self::{
-    app::{Application, Peer},
+    app::{Application, Peer, ServiceFn, service_fn},
     moved::Moved,
     raw::Conn,
 };
-pub(crate) use self::{account::Interim, alarm::Alarm, serve::Protocol};
 use self::{http::Http, intake::Intake, raw::Raw, rest::Rest, serve::Host};
 use crate::{
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
@@ -77,7 +77,11 @@ impl Worker {
     /// Waits until the worker is to end. What is still open at the drain timeout is cut.
     pub async fn draining(&self) {
         // We hold a sender: it cannot be gone.
-        let _ = self.draining.subscribe().wait_for(|draining| *draining).await;
+        let _ = self
+            .draining
+            .subscribe()
+            .wait_for(|draining| *draining)
+            .await;
     }
 
     /// Calls `hook` when the worker is to end: it gets no new connections any more, and those that are

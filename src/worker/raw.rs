@@ -96,10 +96,7 @@ impl Conn {
     /// As `getsockname(2)`.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         let address = self.stream.local_addr()?;
-        Ok(SocketAddr::new(
-            address.ip().to_canonical(),
-            address.port(),
-        ))
+        Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 
     /// Which of the cluster's listeners it came in by, from 0. Of a connection that another master of the
