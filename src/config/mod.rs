@@ -3,6 +3,7 @@
 //! Everything here is checked once, by the master, and then sent to the workers as it is: a worker
 //! never reads a flag or a file.
 
+mod bus;
 mod endpoint;
 mod refusal;
 mod reload;
@@ -14,6 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    bus::{BusConfig, BusOverflow},
     endpoint::{Address, Endpoint},
     refusal::Refusal,
 };
@@ -114,6 +116,9 @@ pub struct ClusterConfig {
     pub group: Option<String>,
     /// The limit of open files of every process; `None`: as many as are allowed.
     pub nofile: Option<u64>,
+    /// What the bus is to be.
+    #[serde(default)]
+    pub bus: BusConfig,
 }
 
 /// What older binaries mean that do not say.
@@ -184,6 +189,7 @@ impl Default for ClusterConfig {
             user: None,
             group: None,
             nofile: None,
+            bus: BusConfig::default(),
         }
     }
 }
@@ -216,6 +222,7 @@ impl ClusterConfig {
         let workers = self.check_workers()?;
         self.check_limits()?;
         self.check_names()?;
+        self.bus.check()?;
         Ok(workers)
     }
 
@@ -589,6 +596,11 @@ mod tests {
                 user: Some("www".into()),
                 group: Some("www-data".into()),
                 nofile: Some(1024),
+                bus: BusConfig {
+                    node: Some("web-1".into()),
+                    queue: 1024 * 1024,
+                    overflow: BusOverflow::Cut,
+                },
             },
             application: "{\"a\": 1}".into(),
             endpoints: vec!["unix:/run/app.sock".into()],
