@@ -20,15 +20,16 @@ use super::{
     Admin, Companions, OnReady, Ready, ServeHere, Source,
     backoff::Backoff,
     dispatcher::{DispatcherHandle, Report, Rules},
-    hooks::{Told, guard},
+    hooks::{HookBoard, guard},
     notify::Notifier,
     operations::Halt,
-    process::{Birth, Event, Leap, Process, reason},
+    process::{Birth, Event, Leap, Process, departure, reason},
 };
 use crate::{
     config::{Listen, Settings},
     control::{Asked, Verb, path::Bound},
     error::{Error, Result},
+    hub::HubHandle,
     listener::Groups,
     notice,
     scoreboard::{Scoreboard, State},
@@ -62,7 +63,9 @@ pub(super) struct Supervisor {
     /// Told after every change of `state`.
     pub(super) changed: Notify,
     /// Who is told of workers' coming and going.
-    pub(super) told: Told,
+    pub(super) hooks: HookBoard,
+    /// The middle of the bus.
+    pub(super) hub: HubHandle,
     /// The service manager, if there is one.
     pub(super) notifier: Option<Rc<Notifier>>,
 }
@@ -238,8 +241,7 @@ impl Supervisor {
         // Nobody is left to see those end that were killed.
         let state = self.state.borrow();
         for process in state.processes.values() {
-            self.told
-                .stopped(process, Exit::Signal(nix::sys::signal::Signal::SIGKILL));
+            self.take_leave(process, Exit::Signal(nix::sys::signal::Signal::SIGKILL));
         }
         Ok(())
     }
@@ -390,6 +392,7 @@ impl Supervisor {
                 return;
             }
             process.row.set_state(State::Ready);
+            process.bus.iter().for_each(|id| self.hub.ready(*id));
             let seat = process.seat;
             // One that is still starting is relieved, too: it would have older settings.
             let before = |p: &&Process| p.seat == seat && p.birth < birth && !p.drains();
@@ -472,11 +475,11 @@ impl Supervisor {
             process.row.set_state(State::Draining);
             (process, dispatcher, was_draining)
         };
+        self.take_leave(&process, exit);
         let (seat, lifetime, pid) = (process.seat, process.born.elapsed(), process.pid());
         let unready = process.outlet.is_some();
         self.steer();
         dispatcher.leave(process.row.index()).await;
-        self.told.stopped(&process, exit);
         let lost = process.row.clone().retire();
         let (succeeded, killed_for, restart) = {
             let state = self.state.borrow();
@@ -542,6 +545,14 @@ impl Supervisor {
             wait.as_secs_f64(),
         ));
         Ok(())
+    }
+
+    /// Tells the bus, and whoever else wants to know, that a worker has ended.
+    pub(super) fn take_leave(&self, process: &Process, exit: Exit) {
+        if let Some(id) = process.bus {
+            self.hub.leave(id, departure(exit));
+        }
+        self.hooks.stopped(process, departure(exit));
     }
 
     /// Fills a seat that was waiting to be filled when another binary was here.
