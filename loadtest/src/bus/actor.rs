@@ -67,7 +67,7 @@ pub(crate) trait Inbox: 'static {
     /// The next message; `None`: there will be no more.
     fn next(&mut self) -> impl Future<Output = Option<Self::Letter>>;
     /// What it says.
-    fn payload(letter: &Self::Letter) -> &Bytes;
+    fn payload(letter: &Self::Letter) -> Bytes;
 }
 
 /// Takes orders at `socket` until whoever gives them is gone. Runs in a local runtime.
@@ -335,7 +335,7 @@ impl Tally {
 
 async fn receive<L: Line>(line: L, mut inbox: L::Inbox, seat: u16, tally: Rc<Tally>) {
     while let Some(letter) = inbox.next().await {
-        if let Some(seen) = tally.record(L::Inbox::payload(&letter)) {
+        if let Some(seen) = tally.record(&L::Inbox::payload(&letter)) {
             let mut ack = Vec::with_capacity(HEAD + 2);
             ack.extend_from_slice(&tally.block.get().to_le_bytes());
             ack.extend_from_slice(&seen.to_le_bytes());
@@ -349,7 +349,7 @@ async fn receive<L: Line>(line: L, mut inbox: L::Inbox, seat: u16, tally: Rc<Tal
 
 async fn answer<L: Line>(line: L, mut inbox: L::Inbox) {
     while let Some(letter) = inbox.next().await {
-        let payload = L::Inbox::payload(&letter).clone();
+        let payload = L::Inbox::payload(&letter);
         if line.reply(letter, payload).await.is_err() {
             return;
         }
@@ -384,7 +384,7 @@ async fn hear_acks<L: Line>(mut inbox: L::Inbox, acks: Rc<Acks>) {
     while let Some(letter) = inbox.next().await {
         let payload = L::Inbox::payload(&letter);
         let seat = payload.get(HEAD..).and_then(|rest| rest.first_chunk());
-        let (Some((block, seen)), Some(seat)) = (head(payload), seat) else {
+        let (Some((block, seen)), Some(seat)) = (head(&payload), seat) else {
             continue;
         };
         let place = SUBSCRIBERS

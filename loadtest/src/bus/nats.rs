@@ -69,7 +69,7 @@ impl Inbox for Subscriber {
         StreamExt::next(self).await
     }
 
-    fn payload(letter: &Message) -> &Bytes {
-        &letter.payload
+    fn payload(letter: &Message) -> Bytes {
+        letter.payload.clone()
     }
 }
