@@ -113,8 +113,8 @@ pub use self::{
         policy::{Policy, Prefixes},
     },
     error::{Error, Result},
-    master::Ready,
-    worker::{Application, Peer, Worker},
+    master::{Ready, WorkerProcess},
+    worker::{Application, Conn, Moved, Peer, ServiceFn, Worker, service_fn},
 };
 
 /// Tells the operator, on standard error. Never waits, never fails and never panics: a log that is

@@ -3,6 +3,7 @@
 //! Everything here is checked once, by the master, and then sent to the workers as it is: a worker
 //! never reads a flag or a file.
 
+mod bus;
 mod endpoint;
 mod refusal;
 mod reload;
@@ -14,6 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    bus::{BusConfig, BusOverflow},
     endpoint::{Address, Endpoint},
     refusal::Refusal,
 };
@@ -103,6 +105,9 @@ pub struct ClusterConfig {
     pub hang: HangLimits,
     /// The longest pause before a worker that keeps dying is started again.
     pub backoff_limit: Duration,
+    /// Are workers that have ended started again at all?
+    #[serde(default = "yes")]
+    pub restart_children: bool,
     /// Where commands are taken.
     pub control: ControlSocket,
     /// The user to become once everything is bound.
@@ -111,6 +116,14 @@ pub struct ClusterConfig {
     pub group: Option<String>,
     /// The limit of open files of every process; `None`: as many as are allowed.
     pub nofile: Option<u64>,
+    /// What the bus is to be.
+    #[serde(default)]
+    pub bus: BusConfig,
+}
+
+/// What older binaries mean that do not say.
+fn yes() -> bool {
+    true
 }
 
 /// When a worker counts as stuck.
@@ -171,10 +184,12 @@ impl Default for ClusterConfig {
             max_workers: None,
             hang: HangLimits::default(),
             backoff_limit: Duration::from_secs(30),
+            restart_children: true,
             control: ControlSocket::default(),
             user: None,
             group: None,
             nofile: None,
+            bus: BusConfig::default(),
         }
     }
 }
@@ -207,6 +222,7 @@ impl ClusterConfig {
         let workers = self.check_workers()?;
         self.check_limits()?;
         self.check_names()?;
+        self.bus.check()?;
         Ok(workers)
     }
 
@@ -580,6 +596,11 @@ mod tests {
                 user: Some("www".into()),
                 group: Some("www-data".into()),
                 nofile: Some(1024),
+                bus: BusConfig {
+                    node: Some("web-1".into()),
+                    queue: 1024 * 1024,
+                    overflow: BusOverflow::Cut,
+                },
             },
             application: "{\"a\": 1}".into(),
             endpoints: vec!["unix:/run/app.sock".into()],

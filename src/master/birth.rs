@@ -137,6 +137,7 @@ impl Supervisor {
         let pid = child.get_ref().pid();
         self.install(&mut process, pid);
         process.adopt(child, &self.events, &self.status);
+        self.told.started(&process);
         let birth = process.birth;
         self.state.borrow_mut().processes.insert(birth, process);
         Ok(birth)
@@ -169,6 +170,7 @@ impl Supervisor {
                 let _ = events.send(Event::Ended { birth, exit });
             })
             .map_err(failed)?;
+        self.told.started(&process);
         self.state.borrow_mut().processes.insert(birth, process);
         Ok(())
     }

@@ -11,6 +11,7 @@ mod control;
 mod dispatcher;
 mod doors;
 mod explain;
+mod hooks;
 mod notify;
 mod operations;
 mod places;
@@ -26,9 +27,12 @@ use std::{
 
 use tokio::sync::{Notify, mpsc};
 
+pub(crate) use self::hooks::WorkerHooks;
+pub use self::hooks::WorkerProcess;
 use self::{
     admin::Admin,
     dispatcher::Rules,
+    hooks::Told,
     notify::Notifier,
     operations::ResumedProcesses,
     supervisor::{ClusterState, Inbox, Supervisor},
@@ -61,6 +65,8 @@ pub(crate) struct Hooks {
     pub(crate) config_file: Option<PathBuf>,
     /// Called with the addresses once every worker is ready.
     pub(crate) on_ready: Option<OnReady>,
+    /// Called when workers come and go.
+    pub(crate) workers: WorkerHooks,
     /// What the program keeps beside the cluster.
     pub(crate) companions: Option<Rc<dyn Companions>>,
 }
@@ -332,6 +338,7 @@ fn live(
             reports,
             state: cluster.into(),
             changed: Notify::new(),
+            told: Told::new(hooks.workers),
             notifier: Notifier::from_env().map(Rc::new),
         });
         let desk =
@@ -405,11 +412,11 @@ fn limit_descriptors(wanted: Option<u64>, listeners: usize, seats: usize) -> Res
 }
 
 /// Boxes what [`run`] needs to serve in the master itself.
-pub(crate) fn serve_here<F, Fut, A>(factory: F) -> ServeHere
+pub(crate) fn serve_here<F, Fut, P>(factory: F) -> ServeHere
 where
     F: FnOnce(crate::Worker) -> Fut + Send + 'static,
-    Fut: Future<Output = A> + 'static,
-    A: crate::Application,
+    Fut: Future<Output = P> + 'static,
+    P: crate::worker::Protocol,
 {
     Box::new(move |line| crate::worker::run(line, factory, examine))
 }

@@ -20,6 +20,7 @@ use super::{
     Admin, Companions, OnReady, Ready, ServeHere, Source,
     backoff::Backoff,
     dispatcher::{DispatcherHandle, Report, Rules},
+    hooks::{Told, guard},
     notify::Notifier,
     operations::Halt,
     process::{Birth, Event, Leap, Process, reason},
@@ -60,6 +61,8 @@ pub(super) struct Supervisor {
     pub(super) state: RefCell<ClusterState>,
     /// Told after every change of `state`.
     pub(super) changed: Notify,
+    /// Who is told of workers' coming and going.
+    pub(super) told: Told,
     /// The service manager, if there is one.
     pub(super) notifier: Option<Rc<Notifier>>,
 }
@@ -223,7 +226,7 @@ impl Supervisor {
                 self.status.lock().started = true;
                 self.notify_ready();
                 if let Some((ready, Some(tell))) = announced.take() {
-                    tell(&ready);
+                    guard(|| tell(&ready));
                 }
             }
         }
@@ -231,6 +234,12 @@ impl Supervisor {
         tokio::select! {
             () = self.stop(&mut inbox) => {}
             () = self.hurry(&mut signals) => self.kill_all(),
+        }
+        // Nobody is left to see those end that were killed.
+        let state = self.state.borrow();
+        for process in state.processes.values() {
+            self.told
+                .stopped(process, Exit::Signal(nix::sys::signal::Signal::SIGKILL));
         }
         Ok(())
     }
@@ -356,7 +365,9 @@ impl Supervisor {
             Event::Respawn { seat } => {
                 let wanted = {
                     let (status, state) = (self.status.lock(), self.state.borrow());
-                    seat.number < status.workers && state.holder(seat).is_none()
+                    seat.number < status.workers
+                        && state.settings.cluster.restart_children
+                        && state.holder(seat).is_none()
                 };
                 if wanted && let Err(error) = self.spawn(seat).await {
                     notice(format_args!("{error}; trying again"));
@@ -465,11 +476,13 @@ impl Supervisor {
         let unready = process.outlet.is_some();
         self.steer();
         dispatcher.leave(process.row.index()).await;
+        self.told.stopped(&process, exit);
         let lost = process.row.clone().retire();
-        let (succeeded, killed_for) = (
-            self.state.borrow().holder(seat).is_some(),
-            process.killed_for,
-        );
+        let (succeeded, killed_for, restart) = {
+            let state = self.state.borrow();
+            let restart = state.settings.cluster.restart_children;
+            (state.holder(seat).is_some(), process.killed_for, restart)
+        };
         drop(process);
         let (stopping, started, wanted) = {
             let mut status = self.status.lock();
@@ -500,6 +513,14 @@ impl Supervisor {
             notice(format_args!(
                 "worker {} will not be started again",
                 seat.number
+            ));
+            return Ok(());
+        }
+        if !restart {
+            notice(format_args!(
+                "worker {} (pid {pid}) ended after {:.1} s with {exit}, {lost} connections lost; its seat stays empty",
+                seat.number,
+                lifetime.as_secs_f64(),
             ));
             return Ok(());
         }

@@ -7,8 +7,11 @@ mod account;
 mod alarm;
 mod app;
 mod drain;
+mod http;
 mod intake;
 mod interim;
+mod moved;
+mod raw;
 mod rest;
 mod serve;
 
@@ -16,6 +19,7 @@ use std::{
     future::Future,
     io,
     os::fd::{AsFd, OwnedFd},
+    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -23,11 +27,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
     runtime::{Builder, LocalOptions, LocalRuntime},
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
 };
 
-pub use self::app::{Application, Peer};
-pub(crate) use self::{account::Interim, alarm::Alarm};
-use self::{intake::Intake, rest::Rest, serve::Host};
+pub(crate) use self::{account::Interim, alarm::Alarm, serve::Protocol};
+pub use self::{
+    app::{Application, Peer, ServiceFn, service_fn},
+    moved::Moved,
+    raw::Conn,
+};
+use self::{http::Http, intake::Intake, raw::Raw, rest::Rest, serve::Host};
 use crate::{
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
     config::ConnectionTimeouts,
@@ -45,6 +54,8 @@ pub(crate) const EXIT_UNFIT: u8 = 78;
 pub struct Worker {
     inheritance: Arc<Inheritance>,
     row: RowRef,
+    /// Is it to end?
+    draining: watch::Sender<bool>,
 }
 
 impl Worker {
@@ -56,6 +67,38 @@ impl Worker {
     /// How many workers, this one included, have been born in its seat.
     pub fn generation(&self) -> u64 {
         self.inheritance.generation
+    }
+
+    /// Is the worker to end, when what is open is finished? It gets nothing new any more.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Waits until the worker is to end. What is still open at the drain timeout is cut.
+    pub async fn draining(&self) {
+        // We hold a sender: it cannot be gone.
+        let _ = self
+            .draining
+            .subscribe()
+            .wait_for(|draining| *draining)
+            .await;
+    }
+
+    /// Calls `hook` when the worker is to end: it gets no new connections any more, and those that are
+    /// open have up to the drain timeout. A second hook does not replace the first.
+    ///
+    /// # Panics
+    /// Outside the worker's runtime: call it from the function that makes the application, or later.
+    pub fn on_drain(&self, hook: impl FnOnce() + 'static) {
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            worker.draining().await;
+            hook();
+        });
+    }
+
+    fn begin_to_drain(&self) {
+        self.draining.send_replace(true);
     }
 
     /// What [`Cluster::application`](crate::Cluster::application) was given, as the master validated it.
@@ -93,15 +136,15 @@ impl Worker {
 ///
 /// # Errors
 /// As [`run`]. What would be the same at the next try ends the process with [`EXIT_UNFIT`].
-pub(crate) fn main<F, Fut, A>(
+pub(crate) fn main<F, Fut, P>(
     line: OwnedFd,
     factory: F,
     examine: fn(OwnedFd) -> io::Result<()>,
 ) -> Result<()>
 where
     F: FnOnce(Worker) -> Fut,
-    Fut: Future<Output = A>,
-    A: Application,
+    Fut: Future<Output = P>,
+    P: Protocol,
 {
     crate::sys::child::call_by_program_name();
     crate::sys::privileges::disarm()
@@ -119,20 +162,45 @@ where
     })
 }
 
-/// Runs the worker until it has drained. `factory` makes the application; `examine` looks, in a trial,
+/// Speaks HTTP, with what `factory` makes to answer.
+pub(crate) fn http<F, Fut, A>(
+    factory: F,
+) -> impl FnOnce(Worker) -> Pin<Box<dyn Future<Output = Http<A>>>> + Send + 'static
+where
+    F: FnOnce(Worker) -> Fut + Send + 'static,
+    Fut: Future<Output = A> + 'static,
+    A: Application,
+{
+    |worker| Box::pin(async move { Http::new(&worker, factory(worker.clone()).await) })
+}
+
+/// Gives connections as they are to the function that `factory` makes.
+pub(crate) fn raw<F, Fut, H, Served>(
+    factory: F,
+) -> impl FnOnce(Worker) -> Pin<Box<dyn Future<Output = Raw<H>>>> + Send + 'static
+where
+    F: FnOnce(Worker) -> Fut + Send + 'static,
+    Fut: Future<Output = H> + 'static,
+    H: Fn(Conn) -> Served + 'static,
+    Served: Future + 'static,
+{
+    |worker| Box::pin(async move { Raw(factory(worker).await) })
+}
+
+/// Runs the worker until it has drained. `factory` makes what it speaks; `examine` looks, in a trial,
 /// at what this binary would be given to take the master's place.
 ///
 /// # Errors
 /// The inheritance is broken, or the runtime cannot be made.
-pub(crate) fn run<F, Fut, A>(
+pub(crate) fn run<F, Fut, P>(
     line: OwnedFd,
     factory: F,
     examine: fn(OwnedFd) -> io::Result<()>,
 ) -> io::Result<()>
 where
     F: FnOnce(Worker) -> Fut,
-    Fut: Future<Output = A>,
-    A: Application,
+    Fut: Future<Output = P>,
+    P: Protocol,
 {
     let Some((inheritance, mut descriptors, is_trial)) = inherit(&line)? else {
         return Ok(());
@@ -166,13 +234,14 @@ where
     let worker = Worker {
         inheritance: Arc::new(inheritance),
         row,
+        draining: watch::Sender::new(false),
     };
     runtime.block_on(async {
         // Before anything can be told of this worker's being there.
         let terminate = signal(SignalKind::terminate())?;
         let control = Control::new(line)?;
-        let application = factory(worker.clone()).await;
-        let host = Host::new(&worker, application, Rest::new()?);
+        let protocol = factory(worker.clone()).await;
+        let host = Host::new(&worker, protocol, Rest::new()?);
         let mut intake = Intake::open(&host, Inlet::new(handover)?);
         intake
             .reopen(worker.inheritance.doors.arm, listeners)
@@ -200,10 +269,10 @@ where
 ///
 /// # Errors
 /// A door cannot be opened: the worker would accept nothing and still look ready.
-async fn told_to_drain<A: Application>(
+async fn told_to_drain<P: Protocol>(
     control: &Control,
     mut terminate: Signal,
-    intake: &mut Intake<A>,
+    intake: &mut Intake<P>,
 ) -> io::Result<bool> {
     loop {
         let told = tokio::select! {

@@ -6,7 +6,7 @@ use super::Serve;
 use crate::{
     cluster::{listen, resolve},
     config::{
-        ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint, HangLimits, ProxyConfig,
+        BusConfig, ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint, HangLimits, ProxyConfig,
         Refusal, Settings, UpstreamTimeouts, dispatch,
     },
     dispatch::policy::Prefixes,
@@ -159,6 +159,8 @@ impl Serve {
                 kill: self.hang_kill,
             },
             backoff_limit: self.backoff_limit,
+            // A proxy that does not come back is of no use: only the library can ask for that.
+            restart_children: true,
             control: match &self.control {
                 None => ControlSocket::Usual,
                 Some(path) if path == Path::new("off") => ControlSocket::Off,
@@ -167,9 +169,18 @@ impl Serve {
             user: self.user.clone(),
             group: self.group.clone(),
             nofile: self.nofile,
+            bus: self.bus()?,
         };
         config.check()?;
         Ok(config)
+    }
+
+    fn bus(&self) -> Result<BusConfig, Refusal> {
+        Ok(BusConfig {
+            node: self.node.clone(),
+            queue: self.bus_queue,
+            overflow: name(&["bus-overflow"], Some(&self.bus_overflow))?.unwrap_or_default(),
+        })
     }
 }
 
