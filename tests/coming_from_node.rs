@@ -247,10 +247,11 @@ fn child_process_special(cluster: Cluster) -> Cluster {
         .pin("74.125.127.100/32", "special")
 }
 
-/// Without blanks, and without the comma that a line break brings.
+/// Without blanks, without the comma that a line break brings, and without the backslash that keeps a table
+/// from seeing the end of a cell.
 fn bare(code: &str) -> String {
     let text: String = code.split_whitespace().collect();
-    text.replace(",)", ")")
+    text.replace(",)", ")").replace("\\|", "|")
 }
 
 /// The cells of each row of the tables, and the line that it is in.
