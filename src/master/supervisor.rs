@@ -23,12 +23,13 @@ use super::{
     hooks::{Told, guard},
     notify::Notifier,
     operations::Halt,
-    process::{Birth, Event, Leap, Process, reason},
+    process::{Birth, Event, Leap, Process, departure, reason},
 };
 use crate::{
     config::{Listen, Settings},
     control::{Asked, Verb, path::Bound},
     error::{Error, Result},
+    hub::HubHandle,
     listener::Groups,
     notice,
     scoreboard::{Scoreboard, State},
@@ -61,8 +62,13 @@ pub(super) struct Supervisor {
     pub(super) state: RefCell<ClusterState>,
     /// Told after every change of `state`.
     pub(super) changed: Notify,
+<<<<<<< HEAD
     /// Who is told of workers' coming and going.
     pub(super) told: Told,
+=======
+    /// The middle of the bus.
+    pub(super) hub: HubHandle,
+>>>>>>> b4-b
     /// The service manager, if there is one.
     pub(super) notifier: Option<Rc<Notifier>>,
 }
@@ -390,6 +396,7 @@ impl Supervisor {
                 return;
             }
             process.row.set_state(State::Ready);
+            process.bus.iter().for_each(|id| self.hub.ready(*id));
             let seat = process.seat;
             // One that is still starting is relieved, too: it would have older settings.
             let before = |p: &&Process| p.seat == seat && p.birth < birth && !p.drains();
@@ -470,6 +477,7 @@ impl Supervisor {
             state.last_ends.insert(process.seat.number, (birth, exit));
             let was_draining = process.drains();
             process.row.set_state(State::Draining);
+            self.take_leave(&process, exit);
             (process, dispatcher, was_draining)
         };
         let (seat, lifetime, pid) = (process.seat, process.born.elapsed(), process.pid());
@@ -542,6 +550,13 @@ impl Supervisor {
             wait.as_secs_f64(),
         ));
         Ok(())
+    }
+
+    /// Tells the bus that a worker has ended.
+    pub(super) fn take_leave(&self, process: &Process, exit: Exit) {
+        if let Some(id) = process.bus {
+            self.hub.leave(id, departure(exit));
+        }
     }
 
     /// Fills a seat that was waiting to be filled when another binary was here.

@@ -21,6 +21,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -38,6 +39,7 @@ pub use self::{
 };
 use self::{http::Http, intake::Intake, raw::Raw, rest::Rest, serve::Host};
 use crate::{
+    bus::Bus,
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
     config::ConnectionTimeouts,
     error::{Error, Result},
@@ -49,6 +51,9 @@ use crate::{
 /// sysexits.h).
 pub(crate) const EXIT_UNFIT: u8 = 78;
 
+/// How long what a worker has published last may take to go, when it ends.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// A worker, as the application that it hosts sees it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Worker {
@@ -56,6 +61,8 @@ pub struct Worker {
     row: RowRef,
     /// Is it to end?
     draining: watch::Sender<bool>,
+    hub: Arc<std::sync::Mutex<Option<OwnedFd>>>,
+    bus: Arc<std::sync::OnceLock<Bus>>,
 }
 
 impl Worker {
@@ -104,6 +111,12 @@ impl Worker {
     /// What [`Cluster::application`](crate::Cluster::application) was given, as the master validated it.
     pub fn application(&self) -> &str {
         &self.inheritance.application
+    }
+
+    /// Its place on the bus, by which it talks to the other processes.
+    pub fn bus(&self) -> Bus {
+        let connect = || bus(self.hub.lock().expect("plain").take()).expect("a runtime");
+        self.bus.get_or_init(connect).clone()
     }
 
     /// The scoreboard's column for the application's `i`-th upstream endpoint.
@@ -217,6 +230,10 @@ where
     };
     let board = Scoreboard::open(next("scoreboard")?)?;
     let handover = next("hand-over line")?;
+    let hub = inheritance
+        .bus
+        .then(|| next("line to the hub"))
+        .transpose()?;
     let listeners = inheritance
         .doors
         .listeners
@@ -231,12 +248,14 @@ where
     }
 
     let runtime = runtime(&row)?;
-    let worker = Worker {
-        inheritance: Arc::new(inheritance),
-        row,
-        draining: watch::Sender::new(false),
-    };
     runtime.block_on(async {
+        let worker = Worker {
+            inheritance: Arc::new(inheritance),
+            row,
+            hub: Arc::new(hub.into()),
+            bus: Arc::default(),
+            draining: watch::Sender::new(false),
+        };
         // Before anything can be told of this worker's being there.
         let terminate = signal(SignalKind::terminate())?;
         let control = Control::new(line)?;
@@ -258,6 +277,10 @@ where
             // The master counts the time, and kills whoever takes too long.
             None => drained.await,
             Some(limit) => _ = tokio::time::timeout(limit, drained).await,
+        }
+        // What it has published last is not to end with it.
+        if let Some(bus) = worker.bus.get() {
+            let _ = tokio::time::timeout(LAST_WORDS, bus.flush()).await;
         }
         Ok(())
     })
@@ -297,6 +320,15 @@ async fn told_to_drain<P: Protocol>(
             Ok(None) | Err(_) => return Ok(true),
         }
     }
+}
+
+/// The bus at the other end of `line`; without one, a bus that is closed.
+fn bus(line: Option<OwnedFd>) -> io::Result<Bus> {
+    let line = match line {
+        Some(line) => line,
+        None => crate::bus::line::pair()?.0,
+    };
+    Bus::connect(line)
 }
 
 /// Waits for the first message, before there is a runtime. `None`: the master is gone already.
