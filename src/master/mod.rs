@@ -343,11 +343,8 @@ fn live(
             reports,
             state: cluster.into(),
             changed: Notify::new(),
-<<<<<<< HEAD
             told: Told::new(hooks.workers),
-=======
             hub,
->>>>>>> b4-b
             notifier: Notifier::from_env().map(Rc::new),
         });
         let desk =

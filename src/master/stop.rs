@@ -115,11 +115,8 @@ impl Supervisor {
                 Ok(Some(Event::Ended { birth, exit })) => {
                     let ended = self.state.borrow_mut().processes.remove(&birth);
                     if let Some(process) = ended {
-<<<<<<< HEAD
                         self.told.stopped(&process, exit);
-=======
                         self.take_leave(&process, exit);
->>>>>>> b4-b
                         process.row.clone().retire();
                     }
                 }
@@ -155,11 +152,8 @@ impl Supervisor {
                     if let Event::Ended { birth, exit } = event {
                         let ended = self.state.borrow_mut().processes.remove(&birth);
                         if let Some(process) = ended {
-<<<<<<< HEAD
                             self.told.stopped(&process, exit);
-=======
                             self.take_leave(&process, exit);
->>>>>>> b4-b
                             dispatcher.leave(process.row.index()).await;
                             process.row.clone().retire();
                         }

@@ -62,13 +62,10 @@ pub(super) struct Supervisor {
     pub(super) state: RefCell<ClusterState>,
     /// Told after every change of `state`.
     pub(super) changed: Notify,
-<<<<<<< HEAD
     /// Who is told of workers' coming and going.
     pub(super) told: Told,
-=======
     /// The middle of the bus.
     pub(super) hub: HubHandle,
->>>>>>> b4-b
     /// The service manager, if there is one.
     pub(super) notifier: Option<Rc<Notifier>>,
 }

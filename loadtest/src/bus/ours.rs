@@ -41,7 +41,7 @@ impl BusCluster {
             .control(None)
             .serve(move |worker| async move {
                 let seat = worker.id();
-                let bus: Bus = unreachable!();
+                let bus = worker.bus();
                 spawn_local(async move {
                     if let Err(error) = act(bus, seat, &socket).await {
                         eprintln!("actor {seat}: {error:#}");
