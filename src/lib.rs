@@ -114,7 +114,9 @@ pub use self::{
     },
     error::{Error, Result},
     master::{Ready, WorkerProcess},
-    worker::{Application, Conn, Moved, Peer, ServiceFn, Worker, service_fn},
+    worker::{
+        Application, Conn, Moved, NotMoved, Peer, ReceivedListeners, ServiceFn, Worker, service_fn,
+    },
 };
 
 /// Tells the operator, on standard error. Never waits, never fails and never panics: a log that is

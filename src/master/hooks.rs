@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::process::Process;
-use crate::{bus::Departure, notice, sys::child::Exit};
+use crate::{bus::Departure, notice};
 
 /// A worker process, as its master sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,9 +55,9 @@ impl WorkerHooks {
 
 /// The hooks, where the supervisor reaches them.
 #[derive(Default)]
-pub(super) struct Told(RefCell<WorkerHooks>);
+pub(super) struct HookBoard(RefCell<WorkerHooks>);
 
-impl Told {
+impl HookBoard {
     pub(super) fn new(hooks: WorkerHooks) -> Self {
         Self(RefCell::new(hooks))
     }
@@ -66,11 +66,7 @@ impl Told {
         self.0.borrow_mut().started(&describe(process));
     }
 
-    pub(super) fn stopped(&self, process: &Process, exit: Exit) {
-        let why = match exit {
-            Exit::Code(code) => Departure::Exit(code),
-            Exit::Signal(signal) => Departure::Signal(signal as i32),
-        };
+    pub(super) fn stopped(&self, process: &Process, why: Departure) {
         self.0.borrow_mut().stopped(&describe(process), why);
     }
 }

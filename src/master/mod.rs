@@ -32,7 +32,7 @@ pub use self::hooks::WorkerProcess;
 use self::{
     admin::Admin,
     dispatcher::Rules,
-    hooks::Told,
+    hooks::HookBoard,
     notify::Notifier,
     operations::ResumedProcesses,
     supervisor::{ClusterState, Inbox, Supervisor},
@@ -343,7 +343,7 @@ fn live(
             reports,
             state: cluster.into(),
             changed: Notify::new(),
-            told: Told::new(hooks.workers),
+            hooks: HookBoard::new(hooks.workers),
             hub,
             notifier: Notifier::from_env().map(Rc::new),
         });

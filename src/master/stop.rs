@@ -115,7 +115,6 @@ impl Supervisor {
                 Ok(Some(Event::Ended { birth, exit })) => {
                     let ended = self.state.borrow_mut().processes.remove(&birth);
                     if let Some(process) = ended {
-                        self.told.stopped(&process, exit);
                         self.take_leave(&process, exit);
                         process.row.clone().retire();
                     }
@@ -152,7 +151,6 @@ impl Supervisor {
                     if let Event::Ended { birth, exit } = event {
                         let ended = self.state.borrow_mut().processes.remove(&birth);
                         if let Some(process) = ended {
-                            self.told.stopped(&process, exit);
                             self.take_leave(&process, exit);
                             dispatcher.leave(process.row.index()).await;
                             process.row.clone().retire();

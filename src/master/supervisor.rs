@@ -20,7 +20,7 @@ use super::{
     Admin, Companions, OnReady, Ready, ServeHere, Source,
     backoff::Backoff,
     dispatcher::{DispatcherHandle, Report, Rules},
-    hooks::{Told, guard},
+    hooks::{HookBoard, guard},
     notify::Notifier,
     operations::Halt,
     process::{Birth, Event, Leap, Process, departure, reason},
@@ -63,7 +63,7 @@ pub(super) struct Supervisor {
     /// Told after every change of `state`.
     pub(super) changed: Notify,
     /// Who is told of workers' coming and going.
-    pub(super) told: Told,
+    pub(super) hooks: HookBoard,
     /// The middle of the bus.
     pub(super) hub: HubHandle,
     /// The service manager, if there is one.
@@ -241,8 +241,7 @@ impl Supervisor {
         // Nobody is left to see those end that were killed.
         let state = self.state.borrow();
         for process in state.processes.values() {
-            self.told
-                .stopped(process, Exit::Signal(nix::sys::signal::Signal::SIGKILL));
+            self.take_leave(process, Exit::Signal(nix::sys::signal::Signal::SIGKILL));
         }
         Ok(())
     }
@@ -474,14 +473,13 @@ impl Supervisor {
             state.last_ends.insert(process.seat.number, (birth, exit));
             let was_draining = process.drains();
             process.row.set_state(State::Draining);
-            self.take_leave(&process, exit);
             (process, dispatcher, was_draining)
         };
+        self.take_leave(&process, exit);
         let (seat, lifetime, pid) = (process.seat, process.born.elapsed(), process.pid());
         let unready = process.outlet.is_some();
         self.steer();
         dispatcher.leave(process.row.index()).await;
-        self.told.stopped(&process, exit);
         let lost = process.row.clone().retire();
         let (succeeded, killed_for, restart) = {
             let state = self.state.borrow();
@@ -549,11 +547,12 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Tells the bus that a worker has ended.
+    /// Tells the bus, and whoever else wants to know, that a worker has ended.
     pub(super) fn take_leave(&self, process: &Process, exit: Exit) {
         if let Some(id) = process.bus {
             self.hub.leave(id, departure(exit));
         }
+        self.hooks.stopped(process, departure(exit));
     }
 
     /// Fills a seat that was waiting to be filled when another binary was here.

@@ -28,7 +28,6 @@ use tokio::{
 use super::{interim::Outbox, rest::Rest, serve::TICKS};
 use crate::{
     config::ConnectionTimeouts,
-    conn::Accepted,
     dispatch::{mode::Arm, shadow::Picks},
     scoreboard::{
         ABORTED, RowRef, Traffic, class,
@@ -121,12 +120,17 @@ pub(super) struct Account {
 
 impl Account {
     /// Opens the account; the connection itself is counted as open by whoever took it.
-    pub(super) fn open(ledger: &Arc<Ledger>, conn: &Accepted, any_thread: bool) -> Arc<Self> {
+    pub(super) fn open(
+        ledger: &Arc<Ledger>,
+        (listener, arm): (u8, Arm),
+        shadows: Picks,
+        any_thread: bool,
+    ) -> Arc<Self> {
         let account = Self {
             ledger: ledger.clone(),
-            listener: conn.listener,
-            arm: conn.arm,
-            shadows: conn.shadows,
+            listener,
+            arm,
+            shadows,
             renewals: ledger.row.board().renewals(),
             in_flight: AtomicU64::new(0),
             since: AtomicU64::new(ledger.row.work.loop_entered.load(Relaxed)),
@@ -223,6 +227,11 @@ impl Account {
 
     pub(super) fn arm(&self) -> Arm {
         self.arm
+    }
+
+    /// The listener and the arm that brought it.
+    pub(super) fn origin(&self) -> (u8, Arm) {
+        (self.listener, self.arm)
     }
 
     #[inline]

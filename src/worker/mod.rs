@@ -11,6 +11,7 @@ mod http;
 mod intake;
 mod interim;
 mod moved;
+mod moving;
 mod raw;
 mod rest;
 mod serve;
@@ -32,12 +33,13 @@ use tokio::{
 };
 
 pub(crate) use self::{account::Interim, alarm::Alarm, serve::Protocol};
+use self::{account::Ledger, http::Http, intake::Intake, raw::Raw, rest::Rest, serve::Host};
 pub use self::{
     app::{Application, Peer, ServiceFn, service_fn},
-    moved::Moved,
+    moved::{Moved, NotMoved},
+    moving::ReceivedListeners,
     raw::Conn,
 };
-use self::{http::Http, intake::Intake, raw::Raw, rest::Rest, serve::Host};
 use crate::{
     bus::Bus,
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
@@ -59,6 +61,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 pub struct Worker {
     inheritance: Arc<Inheritance>,
     row: RowRef,
+    ledger: Arc<Ledger>,
     /// Is it to end?
     draining: watch::Sender<bool>,
     hub: Arc<std::sync::Mutex<Option<OwnedFd>>>,
@@ -249,22 +252,25 @@ where
 
     let runtime = runtime(&row)?;
     runtime.block_on(async {
+        let rest = Rest::new()?;
         let worker = Worker {
             inheritance: Arc::new(inheritance),
-            row,
             hub: Arc::new(hub.into()),
             bus: Arc::default(),
+            ledger: Ledger::new(row.clone(), rest.clone()),
+            row,
             draining: watch::Sender::new(false),
         };
         // Before anything can be told of this worker's being there.
         let terminate = signal(SignalKind::terminate())?;
         let control = Control::new(line)?;
         let protocol = factory(worker.clone()).await;
-        let host = Host::new(&worker, protocol, Rest::new()?);
+        let host = Host::new(&worker, protocol, rest);
         let mut intake = Intake::open(&host, Inlet::new(handover)?);
         intake
             .reopen(worker.inheritance.doors.arm, listeners)
             .await?;
+        moving::take_moved(&host).await;
         control.send(&ToMaster::Ready, &[]).await?;
 
         let deadline = told_to_drain(&control, terminate, &mut intake)

@@ -39,13 +39,8 @@ where
         account: Arc<Account>,
         moved: Option<Moved>,
     ) -> io::Result<()> {
-        let conn = Conn {
-            peer: accepted.peer,
-            stream: TcpStream::from_std(std::net::TcpStream::from(accepted.socket))?,
-            account,
-            worker: host.worker().clone(),
-            moved,
-        };
+        let stream = TcpStream::from_std(std::net::TcpStream::from(accepted.socket))?;
+        let conn = Conn::new(accepted.peer, stream, account, host.worker().clone(), moved);
         let host = host.clone();
         // In a task of its own from the first word of the user's on: should that panic, it costs this
         // connection.
@@ -85,6 +80,31 @@ pub struct Conn {
 }
 
 impl Conn {
+    pub(super) fn new(
+        peer: SocketAddr,
+        stream: TcpStream,
+        account: Arc<Account>,
+        worker: Worker,
+        moved: Option<Moved>,
+    ) -> Self {
+        Self {
+            peer,
+            stream,
+            account,
+            worker,
+            moved,
+        }
+    }
+
+    pub(super) fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The client's address as the kernel has it.
+    pub(super) fn raw_peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// The client's address. An IPv4 client of an IPv6 listener is shown as IPv4.
     pub fn peer(&self) -> SocketAddr {
         SocketAddr::new(self.peer.ip().to_canonical(), self.peer.port())

@@ -7,12 +7,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use super::{
-    Worker,
-    account::{Account, Ledger},
-    moved::Moved,
-    rest::Rest,
-};
+use super::{Worker, account::Account, moved::Moved, rest::Rest};
 use crate::{conn::Accepted, sys::clock::monotonic_ns};
 
 /// What a worker speaks with its clients: [`Http`](super::http::Http) with an application, or
@@ -42,7 +37,6 @@ pub(crate) struct Host<P>(Rc<Inner<P>>);
 
 struct Inner<P> {
     worker: Worker,
-    ledger: Arc<Ledger>,
     protocol: P,
     rest: Rest,
     ticks: Cell<u32>,
@@ -58,7 +52,6 @@ impl<P: Protocol> Host<P> {
     pub(super) fn new(worker: &Worker, protocol: P, rest: Rest) -> Self {
         Self(Rc::new(Inner {
             worker: worker.clone(),
-            ledger: Ledger::new(worker.row().clone(), rest.clone()),
             protocol,
             rest,
             ticks: Cell::new(0),
@@ -79,10 +72,11 @@ impl<P: Protocol> Host<P> {
 
     /// Tells every connection to finish, and waits until none is open, tunnels included.
     pub(super) async fn drain(&self) {
-        self.0.ledger.begin_to_drain();
-        self.0.worker.begin_to_drain();
-        self.0.protocol.drain(&self.0.worker);
-        self.0.ledger.all_closed().await;
+        let worker = &self.0.worker;
+        worker.ledger.begin_to_drain();
+        worker.begin_to_drain();
+        self.0.protocol.drain(worker);
+        worker.ledger.all_closed().await;
     }
 
     /// Starts serving `conn`, which the caller has counted as taken. Whatever goes wrong with it ends
@@ -93,8 +87,18 @@ impl<P: Protocol> Host<P> {
         let _ = P::serve(self, conn, account, None);
     }
 
+    /// The same for one that another process has moved here.
+    ///
+    /// # Errors
+    /// The runtime cannot register it; it is closed.
+    pub(super) fn welcome_moved(&self, conn: Accepted, moved: Moved) -> io::Result<()> {
+        let account = self.open_account(&conn);
+        P::serve(self, conn, account, Some(moved))
+    }
+
     fn open_account(&self, conn: &Accepted) -> Arc<Account> {
-        Account::open(&self.0.ledger, conn, P::ANY_THREAD)
+        let origin = (conn.listener, conn.arm);
+        Account::open(&self.0.worker.ledger, origin, conn.shadows, P::ANY_THREAD)
     }
 
     /// Keeps the loop's "now" from growing old: tokio's hooks, which set it, are not called while
