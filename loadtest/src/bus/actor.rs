@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use nix::unistd::Pid;
 use pointsman::scoreboard::histogram::Snapshot;
 use pointsman::sys::clock::monotonic_ns;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -99,7 +100,10 @@ pub(crate) async fn act<L: Line>(line: L, seat: u16, socket: &Path) -> Result<()
         .context("nobody gives orders")?;
     let (orders, mut said) = stream.into_split();
     let mut orders = BufReader::new(orders).lines();
-    let mut say = Said::Hello { seat };
+    let mut say = Said::Hello {
+        seat,
+        pid: Pid::this().as_raw(),
+    };
     let mut flood = None;
     loop {
         let mut text = serde_json::to_vec(&say)?;

@@ -5,6 +5,7 @@
 //! all the time; blocks go to one after the other, round by round, and the first arm is there twice.
 
 mod actor;
+mod http;
 mod nats;
 mod ours;
 mod script;
@@ -19,6 +20,7 @@ use clap::{Args, ValueEnum};
 use pointsman::compare::{self, Arm, Block, Circumstances, Comparison, Ending, Source};
 
 pub(crate) use self::nats::NatsActor;
+use self::http::Ground;
 pub(crate) use self::ours::BusCluster;
 use self::script::Offer;
 use self::stage::{Kind, Measured, Stage};
@@ -37,7 +39,7 @@ pub(crate) struct Bus {
         long,
         value_delimiter = ',',
         value_enum,
-        default_value = "idle,broadcast,paced,flat-out,requests"
+        default_value = "idle,broadcast,paced,flat-out,requests,http"
     )]
     scenario: Vec<Scenario>,
     /// Visits to each arm in each scenario
@@ -58,6 +60,15 @@ pub(crate) struct Bus {
     /// Requests of a block
     #[arg(long, default_value_t = 3000)]
     requests: u64,
+    /// The program that brings the HTTP load
+    #[arg(long, value_name = "PATH", default_value = "target/release/pointsman")]
+    pointsman: PathBuf,
+    /// Clients of the HTTP load
+    #[arg(long, default_value_t = 32)]
+    clients: u32,
+    /// Seconds of a block of HTTP load
+    #[arg(long, default_value_t = 1.0)]
+    block: f64,
     /// Seconds of silence
     #[arg(long, default_value_t = 5)]
     idle: u64,
@@ -85,6 +96,8 @@ pub(crate) enum Scenario {
     FlatOut,
     /// A question and its answer, one after the other
     Requests,
+    /// HTTP of a cluster while its bus is flooded
+    Http,
 }
 
 impl Scenario {
@@ -95,6 +108,7 @@ impl Scenario {
             Self::Paced => "paced",
             Self::FlatOut => "flat-out",
             Self::Requests => "requests",
+            Self::Http => "http",
         }
     }
 }
@@ -148,22 +162,42 @@ impl Bus {
             .tempdir()
             .context("cannot create a scratch folder")?;
         let mut ports = Ports::new();
-        let mut stages = Vec::new();
-        for (name, kind) in ARMS {
-            let dir = scratch.path().join(name.replace(' ', "-"));
-            stages.push(Stage::start(kind, name, &dir, &mut ports, interrupt)?);
-        }
         let mut progress = Progress::new();
-        // Whatever is done for the first time is done, and nothing of it counts.
-        for stage in &mut stages {
-            stage.broadcast(self.messages / 10 + 1, self.size(), Offer::Window(self.window))?;
-            stage.ask(self.requests / 10 + 1, self.size())?;
-        }
-        for scenario in &self.scenario {
-            match scenario {
-                Scenario::Idle => self.be_idle(&stages, record, interrupt)?,
-                _ => self.compare(*scenario, &mut stages, record, interrupt, &mut progress)?,
+        let (beside, alone): (Vec<_>, Vec<_>) = self
+            .scenario
+            .iter()
+            .partition(|scenario| **scenario == Scenario::Http);
+        if !alone.is_empty() {
+            let mut stages = Vec::new();
+            for (name, kind) in ARMS {
+                let dir = scratch.path().join(name.replace(' ', "-"));
+                stages.push(Stage::start(kind, name, &dir, &mut ports, None, interrupt)?);
             }
+            // Whatever is done for the first time is done, and nothing of it counts.
+            for stage in &mut stages {
+                stage.broadcast(
+                    self.messages / 10 + 1,
+                    self.size(),
+                    Offer::Window(self.window),
+                )?;
+                stage.ask(self.requests / 10 + 1, self.size())?;
+            }
+            for scenario in alone {
+                match scenario {
+                    Scenario::Idle => self.be_idle(&stages, record, interrupt)?,
+                    _ => {
+                        let visit = |arm: usize, _| self.block(scenario, &mut stages[arm]);
+                        let arms = arms(&ARMS.map(|(name, _)| name));
+                        self.compare(scenario, arms, visit, record, interrupt, &mut progress)?;
+                    }
+                }
+            }
+        }
+        if !beside.is_empty() {
+            let mut ground = Ground::start(self, &scratch.path().join("http"), &mut ports, interrupt)?;
+            let arms = arms(&http::ARMS);
+            let visit = |arm, round| ground.block(self, arm, round);
+            self.compare(Scenario::Http, arms, visit, record, interrupt, &mut progress)?;
         }
         progress.end();
         Ok(())
@@ -186,7 +220,8 @@ impl Bus {
     fn compare(
         &self,
         scenario: Scenario,
-        stages: &mut [Stage],
+        arms: Vec<Arm>,
+        mut visit: impl FnMut(usize, u32) -> Result<Measured>,
         record: &mut Record,
         interrupt: &Interrupt,
         progress: &mut Progress,
@@ -196,7 +231,7 @@ impl Bus {
             scenario: scenario.name().to_owned(),
             load: self.words(scenario),
             circumstances: record.circumstances.clone(),
-            arms: arms(),
+            arms,
             blocks: Vec::new(),
             rounds: self.rounds,
             ending: Ending::Running,
@@ -205,15 +240,16 @@ impl Bus {
         let before = Machine::look()?;
         let mut measured = || {
             for round in 1..=self.rounds {
-                for (place, arm) in compare::order(round, stages.len()).into_iter().enumerate() {
+                for (place, arm) in compare::order(round, comparison.arms.len()).into_iter().enumerate() {
                     interrupt.check()?;
                     let left = begun.elapsed() / round * (self.rounds - round + 1);
                     let what = format!("{}: round {round} of {}", scenario.name(), self.rounds);
                     progress.say(&what, left);
                     let began = begun.elapsed().as_secs_f64();
-                    let measured = self.block(scenario, &mut stages[arm])?;
+                    let measured = visit(arm, round)?;
                     if measured.disordered > 0 {
-                        bail!("{}: {} out of order", stages[arm].name, measured.disordered);
+                        let name = &comparison.arms[arm].name;
+                        bail!("{name}: {} messages out of order", measured.disordered);
                     }
                     let at = (arm, round, place as u32 + 1, began);
                     comparison.blocks.push(self.row(scenario, at, measured));
@@ -275,7 +311,7 @@ impl Bus {
             Scenario::Broadcast => Some(Offer::Window(self.window)),
             Scenario::Paced => Some(Offer::Rate(self.rate)),
             Scenario::FlatOut => Some(Offer::Flat),
-            Scenario::Idle | Scenario::Requests => None,
+            Scenario::Idle | Scenario::Requests | Scenario::Http => None,
         }
     }
 
@@ -302,18 +338,25 @@ impl Bus {
                 "one process asks another {} times a block, {} bytes each way, one after the other",
                 self.requests, self.size
             ),
+            Scenario::Http => format!(
+                "{} clients that keep their connections, small answers, while a worker that serves nobody publishes \
+                 to another one as fast as it can, or nobody does; CPU time is that of the two workers that serve, and \
+                 of the dispatcher",
+                self.clients
+            ),
             Scenario::Idle => "nobody says anything".to_owned(),
         }
     }
 }
 
-fn arms() -> Vec<Arm> {
-    let arm = |name: &str| Arm {
-        name: name.to_owned(),
+/// The arms of these names; the second is the first once more.
+fn arms(names: &[&str]) -> Vec<Arm> {
+    let arm = |name: &&str| Arm {
+        name: (*name).to_owned(),
         twin_of: None,
         configuration: None,
     };
-    let mut arms: Vec<Arm> = ARMS.iter().map(|(name, _)| arm(name)).collect();
+    let mut arms: Vec<Arm> = names.iter().map(arm).collect();
     arms[1].twin_of = Some(0);
     arms
 }

@@ -24,23 +24,36 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Messages that may wait at a subscriber: as many as async-nats has by default.
 const QUEUE: usize = 65_536;
 
+/// Workers that answer HTTP, where there are any.
+const HTTP_WORKERS: u16 = 2;
+
 /// A cluster whose workers are actors, a process of its own
 #[derive(Debug, Args)]
 pub(crate) struct BusCluster {
     /// Where orders come from
     socket: PathBuf,
+    /// Has other workers too, that are no actors and answer HTTP on this port
+    #[arg(long, value_name = "PORT")]
+    http: Option<u16>,
 }
 
 impl BusCluster {
     /// The master, and each of its workers too.
     pub(crate) fn run(&self) -> Result<()> {
         let socket = self.socket.clone();
-        Cluster::new()
-            .listen("127.0.0.1:0")
-            .workers(ACTORS)
-            .control(None)
-            .serve(move |worker| async move {
-                let seat = worker.id();
+        let mut cluster = Cluster::new().control(None);
+        cluster = match self.http {
+            None => cluster.listen("127.0.0.1:0").workers(ACTORS),
+            // A group has the first seats. Nobody comes from that address.
+            Some(port) => cluster
+                .listen(format!("127.0.0.1:{port}"))
+                .workers(ACTORS + HTTP_WORKERS)
+                .worker_group("actors", ACTORS)
+                .pin("127.255.255.254/32", "actors"),
+        };
+        cluster.serve(move |worker| async move {
+            let seat = worker.id();
+            if seat < ACTORS {
                 let bus = worker.bus();
                 spawn_local(async move {
                     if let Err(error) = act(bus, seat, &socket).await {
@@ -49,8 +62,9 @@ impl BusCluster {
                     // Whoever gives orders sees that nobody listens any more.
                     std::process::exit(1);
                 });
-                Hello
-            })?;
+            }
+            Hello
+        })?;
         Ok(())
     }
 }

@@ -51,7 +51,7 @@ pub(crate) enum Order {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Said {
     /// Here I am, and on the bus.
-    Hello { seat: u16 },
+    Hello { seat: u16, pid: i32 },
     /// The order was understood, and is being followed.
     Understood,
     /// All messages of the block have been passed on.
@@ -113,15 +113,15 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    /// An actor that has just come in, and its seat.
-    pub(crate) fn greet(stream: UnixStream) -> Result<(u16, Self)> {
+    /// An actor that has just come in, its seat and its process.
+    pub(crate) fn greet(stream: UnixStream) -> Result<(u16, i32, Self)> {
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut actor = Self {
             lines: BufReader::new(stream),
         };
         match actor.hear()? {
-            Said::Hello { seat } => Ok((seat, actor)),
+            Said::Hello { seat, pid } => Ok((seat, pid, actor)),
             said => bail!("an actor began with {said:?}"),
         }
     }

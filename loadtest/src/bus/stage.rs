@@ -38,6 +38,8 @@ pub(crate) enum Kind {
 pub(crate) struct Stage {
     pub(crate) name: String,
     actors: Vec<Actor>,
+    /// The actors' processes.
+    pids: Vec<i32>,
     programs: Vec<Guard>,
     block: u64,
 }
@@ -58,12 +60,14 @@ pub(crate) struct Measured {
 }
 
 impl Stage {
-    /// Starts everything in a folder of its own, and waits until all actors are on the bus.
+    /// Starts everything in a folder of its own, and waits until all actors are on the bus. Ours has other
+    /// workers too, that answer HTTP on port `http`, if there is one.
     pub(crate) fn start(
         kind: Kind,
         name: &str,
         dir: &Path,
         ports: &mut Ports,
+        http: Option<u16>,
         interrupt: &Interrupt,
     ) -> Result<Self> {
         fs::create_dir(dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -74,6 +78,7 @@ impl Stage {
         let mut stage = Self {
             name: name.to_owned(),
             actors: Vec::new(),
+            pids: Vec::new(),
             programs: Vec::new(),
             block: 0,
         };
@@ -81,6 +86,9 @@ impl Stage {
             Kind::Ours => {
                 let mut command = Command::new(ourselves()?);
                 command.arg("bus-cluster").arg(&socket);
+                if let Some(port) = http {
+                    command.args(["--http", &port.to_string()]);
+                }
                 stage.spawn("bus-cluster", command, dir)?;
             }
             Kind::Nats => stage.start_nats(&socket, dir, ports, interrupt)?,
@@ -160,11 +168,14 @@ impl Stage {
                 Err(error) => return Err(error).context("no orders can be given"),
             }
         }
-        seated.sort_by_key(|(seat, _)| *seat);
-        if !seated.iter().map(|(seat, _)| *seat).eq(0..ACTORS) {
+        seated.sort_by_key(|(seat, ..)| *seat);
+        if !seated.iter().map(|(seat, ..)| *seat).eq(0..ACTORS) {
             bail!("{}: an actor came twice", self.name);
         }
-        self.actors = seated.into_iter().map(|(_, actor)| actor).collect();
+        for (_, pid, actor) in seated {
+            self.pids.push(pid);
+            self.actors.push(actor);
+        }
         Ok(())
     }
 
@@ -270,6 +281,30 @@ impl Stage {
             latency,
             ..Measured::default()
         })
+    }
+
+    /// The publisher begins to publish without end, to one subscriber.
+    pub(crate) fn flood(&mut self, size: usize) -> Result<()> {
+        self.actors[usize::from(PUBLISHER)].ask(Order::Flood { size })?;
+        Ok(())
+    }
+
+    /// It stops; how many messages it has published.
+    pub(crate) fn rest(&mut self) -> Result<u64> {
+        match self.actors[usize::from(PUBLISHER)].ask(Order::Rest)? {
+            Said::Flooded { messages } => Ok(messages),
+            said => bail!("{}: the publisher says {said:?}", self.name),
+        }
+    }
+
+    /// The master, or the server.
+    pub(crate) fn root(&self) -> i32 {
+        self.programs[0].pid()
+    }
+
+    /// Is this process an actor?
+    pub(crate) fn is_actor(&self, pid: i32) -> bool {
+        self.pids.contains(&pid)
     }
 
     /// What is used while nothing is done at all.
