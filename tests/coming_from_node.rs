@@ -230,8 +230,8 @@ async fn child_process_handles(worker: Worker, special: ProcessId, conn: Conn) -
     let bus = worker.bus();
     worker.send_connection(special, conn, "socket").await?;
     let listener = TcpListener::bind("127.0.0.1:1337")?;
-    worker.send_listener(special, listener.try_clone()?, "server").await?;
-    let mut servers = worker.received_listeners();
+    worker.send_listener(special, &listener, "server").await?;
+    let mut servers = worker.received_listeners().await?;
     while let Some(received) = servers.next().await {
         println!("{received:?}");
     }

@@ -64,8 +64,7 @@ pub struct Worker {
     ledger: Arc<Ledger>,
     /// Is it to end?
     draining: watch::Sender<bool>,
-    hub: Arc<std::sync::Mutex<Option<OwnedFd>>>,
-    bus: Arc<std::sync::OnceLock<Bus>>,
+    bus: Bus,
 }
 
 impl Worker {
@@ -124,8 +123,7 @@ impl Worker {
 
     /// Its place on the bus, by which it talks to the other processes.
     pub fn bus(&self) -> Bus {
-        let connect = || bus(self.hub.lock().expect("plain").take()).expect("a runtime");
-        self.bus.get_or_init(connect).clone()
+        self.bus.clone()
     }
 
     /// The scoreboard's column for the application's `i`-th upstream endpoint.
@@ -261,11 +259,10 @@ where
         let rest = Rest::new()?;
         let worker = Worker {
             inheritance: Arc::new(inheritance),
-            hub: Arc::new(hub.into()),
-            bus: Arc::default(),
             ledger: Ledger::new(row.clone(), rest.clone()),
             row,
             draining: watch::Sender::new(false),
+            bus: bus(hub)?,
         };
         // Before anything can be told of this worker's being there.
         let terminate = signal(SignalKind::terminate())?;
@@ -291,9 +288,7 @@ where
             Some(limit) => _ = tokio::time::timeout(limit, drained).await,
         }
         // What it has published last is not to end with it.
-        if let Some(bus) = worker.bus.get() {
-            let _ = tokio::time::timeout(LAST_WORDS, bus.flush()).await;
-        }
+        let _ = tokio::time::timeout(LAST_WORDS, worker.bus.flush()).await;
         Ok(())
     })
 }
