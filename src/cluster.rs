@@ -18,7 +18,7 @@ use crate::{
         policy::{Policy, Prefixes},
     },
     error::{Error, Result},
-    master::{self, Companions, Hooks, Plan, Ready, WorkerProcess},
+    master::{self, Companions, Hooks, Master, Plan, Ready, WorkerProcess},
     sys::{
         child::{inherited_channel, is_born_with_channel},
         exec::has_luggage,
@@ -338,6 +338,14 @@ impl Cluster {
     /// Calls `hook` in the master, once, when all workers are ready.
     pub fn on_ready(mut self, hook: impl FnOnce(&Ready) + 'static) -> Self {
         self.hooks.on_ready = Some(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` in the master before it starts any worker, with the [`Master`]'s handle: its place on the
+    /// bus, and the way to move connections to workers. A binary that takes the master over in an upgrade calls
+    /// its own hook, with workers there already.
+    pub fn on_master(mut self, hook: impl FnOnce(Master) + 'static) -> Self {
+        self.hooks.on_master.push(Box::new(hook));
         self
     }
 

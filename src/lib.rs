@@ -113,7 +113,7 @@ pub use self::{
         policy::{Policy, Prefixes},
     },
     error::{Error, Result},
-    master::{Ready, WorkerProcess},
+    master::{Master, Ready, WorkerProcess},
     worker::{
         Application, Conn, Moved, NotMoved, Peer, ReceivedListeners, ServiceFn, Worker, service_fn,
     },

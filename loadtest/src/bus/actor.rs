@@ -51,14 +51,13 @@ pub(crate) trait Line: Clone + 'static {
     /// Begins to receive.
     fn subscribe(&self, topic: &'static str) -> impl Future<Output = Result<Self::Inbox>>;
     /// Asks, and waits for the answer.
-    fn request(
-        &self,
-        topic: &'static str,
-        payload: Bytes,
-    ) -> impl Future<Output = Result<Bytes>>;
+    fn request(&self, topic: &'static str, payload: Bytes) -> impl Future<Output = Result<Bytes>>;
     /// Answers.
-    fn reply(&self, to: <Self::Inbox as Inbox>::Letter, payload: Bytes)
-    -> impl Future<Output = Result<()>>;
+    fn reply(
+        &self,
+        to: <Self::Inbox as Inbox>::Letter,
+        payload: Bytes,
+    ) -> impl Future<Output = Result<()>>;
 }
 
 /// What has been subscribed to.
