@@ -9,8 +9,10 @@ use std::{
 };
 
 use crate::{
-    bus::Departure,
-    config::{self, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen, Settings},
+    bus::{Departure, Overflow},
+    config::{
+        self, BusOverflow, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen, Settings,
+    },
     dispatch::{
         load::LoadSignal,
         mode::Mode,
@@ -319,6 +321,23 @@ impl Cluster {
     /// The limit of open files of every process, at least 64; as many as are allowed by default.
     pub fn nofile(mut self, limit: u64) -> Self {
         self.config.nofile = Some(limit);
+        self
+    }
+
+    /// What this machine is called on the bus; its host name by default.
+    pub fn node(mut self, name: impl Into<String>) -> Self {
+        self.config.bus.node = Some(name.into());
+        self
+    }
+
+    /// How many bytes of messages may wait for one process that is too slow, 256 KiB to 1 GiB; 4 MiB by
+    /// default. Then it loses the oldest, or with [`Overflow::Cut`] its place on the bus.
+    pub fn bus_queue(mut self, bytes: u64, overflow: Overflow) -> Self {
+        self.config.bus.queue = bytes;
+        self.config.bus.overflow = match overflow {
+            Overflow::Cut => BusOverflow::Cut,
+            Overflow::LoseOldest => BusOverflow::LoseOldest,
+        };
         self
     }
 
