@@ -102,10 +102,12 @@ pub fn a_receiver_that_stands_still() {
     let mut conn = running.connect_to(0);
     stop(pid);
     conn.say("move 1 x");
-    assert_eq!(conn.hear(), "");
+    let said = running.line("not moved: ");
+    assert!(said.contains("nobody knows"), "{said}");
+    // Then it is too late for it.
     resume(pid);
+    assert_eq!(conn.hear(), "");
     assert_eq!(there.ask("still there"), "still there");
-    running.line("not moved: ");
     until("it is counted", || {
         (sum(&running, "connections_moved_in_doubt") == 1).then_some(())
     });
