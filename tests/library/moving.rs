@@ -80,7 +80,7 @@ pub fn who_cannot_be_reached_gives_it_back() {
     let running = Running::start("raw", "handoff");
     let mut conn = running.connect_to(0);
     let who = conn.ask("who");
-    // No such worker; more than fits into a message; a worker that is no more.
+    // No such worker; more than fits into a message.
     assert_eq!(conn.ask("move 7 x"), "not moved");
     running.line("not moved: nobody is there");
     assert_eq!(
