@@ -2,14 +2,17 @@
 
 use std::{
     future::Future,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     path::PathBuf,
     rc::Rc,
     time::Duration,
 };
 
 use crate::{
-    config::{self, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen, Settings},
+    bus::{Departure, Overflow},
+    config::{
+        self, BusOverflow, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen, Settings,
+    },
     dispatch::{
         load::LoadSignal,
         mode::Mode,
@@ -17,12 +20,12 @@ use crate::{
         policy::{Policy, Prefixes},
     },
     error::{Error, Result},
-    master::{self, Companions, Hooks, Plan, Ready},
+    master::{self, Companions, Hooks, Master, Plan, Ready, WorkerProcess},
     sys::{
         child::{inherited_channel, is_born_with_channel},
         exec::has_luggage,
     },
-    worker::{self, Application, Worker},
+    worker::{self, Application, Conn, Protocol, Worker},
 };
 
 /// A master and its workers, about to be started.
@@ -71,6 +74,11 @@ pub struct Cluster {
     application: String,
     endpoints: Vec<String>,
     hooks: Hooks,
+    /// For listening at both together; see [`port`](Self::port).
+    host: Option<String>,
+    port: Option<u16>,
+    /// Processes that serve, of whatever kind; see [`nodes`](Self::nodes).
+    nodes: Option<u16>,
     /// The first thing that was asked for and cannot be; told by `serve`.
     refused: Option<Error>,
 }
@@ -139,6 +147,26 @@ impl Cluster {
             Ok(listen) => self.config.listen.push(listen),
             Err(error) => _ = self.refused.get_or_insert(error),
         }
+        self
+    }
+
+    /// Listens on this port of the [`host`](Self::host), of all IPv4 addresses (`0.0.0.0`) if none is given;
+    /// 0 takes any free one. It is one more way to say [`listen`](Self::listen), for one address.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Listens on this address or name, IPv4 or IPv6, at the [`port`](Self::port), 80 if none is given.
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// Has this many processes serve in all: so many workers, or one fewer where the
+    /// [master serves](Self::master_listen) too. It replaces [`workers`](Self::workers).
+    pub fn nodes(mut self, nodes: u16) -> Self {
+        self.nodes = Some(nodes);
         self
     }
 
@@ -218,6 +246,19 @@ impl Cluster {
         self
     }
 
+    /// The same as [`master_serves`](Self::master_serves).
+    pub fn master_listen(self, listens: bool) -> Self {
+        self.master_serves(listens)
+    }
+
+    /// Starts workers that have ended again; on by default. Otherwise the seat of a worker that has
+    /// ended, for whatever reason, stays empty (`dead` in `/workers`) until somebody fills it: `ctl
+    /// restart`, or an upgrade.
+    pub fn restart_children(mut self, restart: bool) -> Self {
+        self.config.restart_children = restart;
+        self
+    }
+
     /// Binds each worker to a core of its own, in turn.
     pub fn pin_cpus(mut self, pin: bool) -> Self {
         self.config.pin_cpus = pin;
@@ -283,6 +324,23 @@ impl Cluster {
         self
     }
 
+    /// What this machine is called on the bus; its host name by default.
+    pub fn node(mut self, name: impl Into<String>) -> Self {
+        self.config.bus.node = Some(name.into());
+        self
+    }
+
+    /// How many bytes of messages may wait for one process that is too slow, 256 KiB to 1 GiB; 4 MiB by
+    /// default. Then it loses the oldest, or with [`Overflow::Cut`] its place on the bus.
+    pub fn bus_queue(mut self, bytes: u64, overflow: Overflow) -> Self {
+        self.config.bus.queue = bytes;
+        self.config.bus.overflow = match overflow {
+            Overflow::Cut => BusOverflow::Cut,
+            Overflow::LoseOldest => BusOverflow::LoseOldest,
+        };
+        self
+    }
+
     /// How long clients may take.
     pub fn timeouts(mut self, timeouts: ConnectionTimeouts) -> Self {
         self.config.timeouts = timeouts;
@@ -302,6 +360,42 @@ impl Cluster {
         self
     }
 
+    /// Calls `hook` in the master before it starts any worker, with the [`Master`]'s handle: its place on the
+    /// bus, and the way to move connections to workers. A binary that takes the master over in an upgrade calls
+    /// its own hook, with workers there already.
+    pub fn on_master(mut self, hook: impl FnOnce(Master) + 'static) -> Self {
+        self.hooks.on_master.push(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` in the master whenever a worker process has been started, which does not say that it
+    /// is [ready](Self::on_ready). All hooks are called in the master's control thread, inside a tokio
+    /// runtime of one thread: they must not block, and may `spawn_local`. One that panics costs nothing else.
+    pub fn on_worker_start(mut self, hook: impl FnMut(&WorkerProcess) + 'static) -> Self {
+        self.hooks.workers.start.push(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` in the master, after [`on_worker_start`](Self::on_worker_start), whenever the process
+    /// that has been started is not the first in its seat: one before it has ended, or is to be replaced.
+    pub fn on_worker_restart(mut self, hook: impl FnMut(&WorkerProcess) + 'static) -> Self {
+        self.hooks.workers.restart.push(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` in the master whenever a worker process has ended, with its exit code
+    /// ([`Departure::Exit`]) or the signal that ended it ([`Departure::Signal`]).
+    pub fn on_worker_stop(mut self, hook: impl FnMut(&WorkerProcess, Departure) + 'static) -> Self {
+        self.hooks.workers.stop.push(Box::new(hook));
+        self
+    }
+
+    /// Is this process the master, or going to be? False in a worker: [`serve`](Self::serve) hosts the
+    /// application there.
+    pub fn is_master(&self) -> bool {
+        !is_worker()
+    }
+
     /// In the master: starts the workers and runs until SIGTERM or SIGINT, then drains. In a worker:
     /// hosts what `factory` makes until the master says to drain. Returns when that is done.
     ///
@@ -315,6 +409,61 @@ impl Cluster {
         F: FnOnce(Worker) -> Fut + Send + 'static,
         Fut: Future<Output = A> + 'static,
         A: Application,
+    {
+        self.run(worker::http(factory))
+    }
+
+    /// As [`serve`](Self::serve), for any protocol on TCP: `handler` gets every connection as it was
+    /// accepted, in whatever mode, and has it until it drops it.
+    ///
+    /// What `handler` returns is dropped, a `Result` too: whatever goes wrong with a connection ends it alone,
+    /// a panic included.
+    ///
+    /// ```no_run
+    /// use pointsman::{Cluster, Conn};
+    /// use tokio::io::{copy, split};
+    ///
+    /// async fn echo(conn: Conn) -> std::io::Result<u64> {
+    ///     let (mut reader, mut writer) = split(conn);
+    ///     copy(&mut reader, &mut writer).await
+    /// }
+    ///
+    /// fn main() -> pointsman::Result<()> {
+    ///     Cluster::new().listen("127.0.0.1:7000").serve_connections(echo)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_connections<H, Served>(self, handler: H) -> Result<()>
+    where
+        H: Fn(Conn) -> Served + Send + 'static,
+        Served: Future + 'static,
+    {
+        self.serve_connections_with(|_| async { handler })
+    }
+
+    /// As [`serve_connections`](Self::serve_connections), where a worker has something to get ready first:
+    /// `factory` makes its handler, and no connection comes before it has.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_connections_with<F, Fut, H, Served>(self, factory: F) -> Result<()>
+    where
+        F: FnOnce(Worker) -> Fut + Send + 'static,
+        Fut: Future<Output = H> + 'static,
+        H: Fn(Conn) -> Served + 'static,
+        Served: Future + 'static,
+    {
+        self.run(worker::raw(factory))
+    }
+
+    /// Is the master, or becomes a worker that hosts what `factory` makes.
+    fn run<F, Fut, P>(self, factory: F) -> Result<()>
+    where
+        F: FnOnce(Worker) -> Fut + Send + 'static,
+        Fut: Future<Output = P> + 'static,
+        P: Protocol,
     {
         let channel = inherited_channel()
             .map_err(|error| Error::runtime("cannot tell whether this is a worker", error))?;
@@ -330,11 +479,18 @@ impl Cluster {
             return Err(error);
         }
         let (arm, load_signal) = config::dispatch(self.mode, self.policy, self.load_signal)?;
-        let cluster = ClusterConfig {
+        let mut cluster = ClusterConfig {
             arm,
             load_signal,
             ..self.config
         };
+        if self.host.is_some() || self.port.is_some() {
+            let host = self.host.as_deref().unwrap_or("0.0.0.0");
+            cluster.listen.push(at(host, self.port.unwrap_or(80))?);
+        }
+        if let Some(nodes) = self.nodes {
+            cluster.workers = Some(workers_of(nodes, &cluster)?);
+        }
         Ok(Plan {
             settings: Settings {
                 cluster,
@@ -356,6 +512,33 @@ pub fn is_worker() -> bool {
 /// configuration that it had.
 pub(crate) fn is_resuming() -> bool {
     has_luggage()
+}
+
+/// Where to listen, in two words.
+fn at(host: &str, port: u16) -> Result<Listen> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(address) => Ok(Listen::Address(SocketAddr::new(address, port))),
+        Err(_) => resolve("host", &format!("{host}:{port}")).map(Listen::Address),
+    }
+}
+
+/// How many of `nodes` are workers.
+fn workers_of(nodes: u16, cluster: &ClusterConfig) -> Result<u16> {
+    if cluster.workers.is_some() {
+        return Err(Error::usage(
+            "nodes and workers both say how many there are: give one of them",
+        ));
+    }
+    let masters = u16::from(cluster.master_serves);
+    nodes.checked_sub(masters).filter(|n| *n > 0).ok_or_else(|| {
+        Error::usage(match masters {
+            0 => "nodes 0: it takes at least 1".into(),
+            _ => format!(
+                "nodes {nodes}: the master is one of them, and it takes at least 1 worker besides (nodes 2)"
+            ),
+        })
+    })
 }
 
 /// Reads where to listen.

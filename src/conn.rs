@@ -1,4 +1,4 @@
-//! A connection on its way from the listener to the service.
+//! A connection on its way from the listener to the worker that serves it.
 
 use std::{net::SocketAddr, os::fd::OwnedFd};
 
@@ -7,7 +7,7 @@ use crate::dispatch::{mode::Arm, shadow::Picks, wire::Entry};
 /// An accepted socket with its peer, its listener, and the mode and policy that brought it. Whoever
 /// holds it owns the socket: dropping it closes the connection.
 #[derive(Debug)]
-pub struct Conn {
+pub struct Accepted {
     /// Non-blocking, TCP_NODELAY set.
     pub(crate) socket: OwnedFd,
     pub(crate) peer: SocketAddr,
@@ -19,7 +19,7 @@ pub struct Conn {
     pub(crate) accepted_at: u64,
 }
 
-impl Conn {
+impl Accepted {
     /// The connection that a batch's entry describes.
     pub(crate) fn handed_over(socket: OwnedFd, entry: Entry) -> Self {
         let Entry {

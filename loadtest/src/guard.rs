@@ -86,6 +86,10 @@ impl Guard {
         })
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("Linux process ids fit an i32")
     }

@@ -4,6 +4,7 @@
 //! `METHODOLOGY.md` at the root.
 
 mod arm;
+mod bus;
 mod drills;
 mod field;
 mod guard;
@@ -36,19 +37,27 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Peers(Box<peers::Peers>),
+    Bus(bus::Bus),
     Splice(splice::Splice),
     #[command(hide = true)]
     Upstream(upstream::Upstream),
     #[command(hide = true)]
     Relay(relay::Relay),
+    #[command(hide = true)]
+    BusCluster(bus::BusCluster),
+    #[command(hide = true)]
+    BusNats(bus::NatsActor),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Peers(peers) => peers.run(),
+        Command::Bus(bus) => bus.run(),
         Command::Splice(splice) => splice.run(),
         Command::Upstream(upstream) => upstream.run(),
         Command::Relay(relay) => relay.run(),
+        Command::BusCluster(cluster) => cluster.run(),
+        Command::BusNats(actor) => actor.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -188,13 +188,13 @@ pub(crate) fn machine_name(processor: &str, cores: usize) -> String {
     }
 }
 
-fn write_json(dir: &Path, name: &str, value: &impl Serialize) -> Result<()> {
+pub(crate) fn write_json(dir: &Path, name: &str, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string(value).with_context(|| format!("cannot make {name}"))?;
     text.push('\n');
     write(dir, name, &text)
 }
 
-fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
+pub(crate) fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
     let path = dir.join(name);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -110,6 +110,9 @@ pub struct ClusterConfig {
     pub hang: HangLimits,
     /// The longest pause before a worker that keeps dying is started again.
     pub backoff_limit: Duration,
+    /// Are workers that have ended started again at all?
+    #[serde(default = "yes")]
+    pub restart_children: bool,
     /// Where commands are taken.
     pub control: ControlSocket,
     /// The user to become once everything is bound.
@@ -121,6 +124,11 @@ pub struct ClusterConfig {
     /// What the bus is to be.
     #[serde(default)]
     pub bus: BusConfig,
+}
+
+/// What older binaries mean that do not say.
+fn yes() -> bool {
+    true
 }
 
 /// When a worker counts as stuck.
@@ -182,6 +190,7 @@ impl Default for ClusterConfig {
             max_workers: None,
             hang: HangLimits::default(),
             backoff_limit: Duration::from_secs(30),
+            restart_children: true,
             control: ControlSocket::default(),
             user: None,
             group: None,

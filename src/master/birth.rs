@@ -159,6 +159,7 @@ impl Supervisor {
         let pid = child.get_ref().pid();
         self.install(&mut process, pid, hubs);
         process.adopt(child, &self.events, &self.status);
+        self.hooks.started(&process);
         let birth = process.birth;
         self.state.borrow_mut().processes.insert(birth, process);
         Ok(birth)
@@ -195,6 +196,7 @@ impl Supervisor {
                 let _ = events.send(Event::Ended { birth, exit });
             })
             .map_err(failed)?;
+        self.hooks.started(&process);
         self.state.borrow_mut().processes.insert(birth, process);
         Ok(())
     }

@@ -20,6 +20,7 @@ use super::{
     Admin, Companions, OnReady, Ready, ServeHere, Source,
     backoff::Backoff,
     dispatcher::{DispatcherHandle, Report, Rules},
+    hooks::{HookBoard, guard},
     notify::Notifier,
     operations::Halt,
     process::{Birth, Event, Leap, Process, departure, reason},
@@ -61,6 +62,8 @@ pub(super) struct Supervisor {
     pub(super) state: RefCell<ClusterState>,
     /// Told after every change of `state`.
     pub(super) changed: Notify,
+    /// Who is told of workers' coming and going.
+    pub(super) hooks: HookBoard,
     /// The middle of the bus.
     pub(super) hub: HubHandle,
     /// The service manager, if there is one.
@@ -226,7 +229,7 @@ impl Supervisor {
                 self.status.lock().started = true;
                 self.notify_ready();
                 if let Some((ready, Some(tell))) = announced.take() {
-                    tell(&ready);
+                    guard(|| tell(&ready));
                 }
             }
         }
@@ -234,6 +237,11 @@ impl Supervisor {
         tokio::select! {
             () = self.stop(&mut inbox) => {}
             () = self.hurry(&mut signals) => self.kill_all(),
+        }
+        // Nobody is left to see those end that were killed.
+        let state = self.state.borrow();
+        for process in state.processes.values() {
+            self.take_leave(process, Exit::Signal(nix::sys::signal::Signal::SIGKILL));
         }
         Ok(())
     }
@@ -359,7 +367,9 @@ impl Supervisor {
             Event::Respawn { seat } => {
                 let wanted = {
                     let (status, state) = (self.status.lock(), self.state.borrow());
-                    seat.number < status.workers && state.holder(seat).is_none()
+                    seat.number < status.workers
+                        && state.settings.cluster.restart_children
+                        && state.holder(seat).is_none()
                 };
                 if wanted && let Err(error) = self.spawn(seat).await {
                     notice(format_args!("{error}; trying again"));
@@ -463,18 +473,19 @@ impl Supervisor {
             state.last_ends.insert(process.seat.number, (birth, exit));
             let was_draining = process.drains();
             process.row.set_state(State::Draining);
-            self.take_leave(&process, exit);
             (process, dispatcher, was_draining)
         };
+        self.take_leave(&process, exit);
         let (seat, lifetime, pid) = (process.seat, process.born.elapsed(), process.pid());
         let unready = process.outlet.is_some();
         self.steer();
         dispatcher.leave(process.row.index()).await;
         let lost = process.row.clone().retire();
-        let (succeeded, killed_for) = (
-            self.state.borrow().holder(seat).is_some(),
-            process.killed_for,
-        );
+        let (succeeded, killed_for, restart) = {
+            let state = self.state.borrow();
+            let restart = state.settings.cluster.restart_children;
+            (state.holder(seat).is_some(), process.killed_for, restart)
+        };
         drop(process);
         let (stopping, started, wanted) = {
             let mut status = self.status.lock();
@@ -508,6 +519,14 @@ impl Supervisor {
             ));
             return Ok(());
         }
+        if !restart {
+            notice(format_args!(
+                "worker {} (pid {pid}) ended after {:.1} s with {exit}, {lost} connections lost; its seat stays empty",
+                seat.number,
+                lifetime.as_secs_f64(),
+            ));
+            return Ok(());
+        }
         if was_draining && exit == Exit::Code(0) {
             // As it was asked to.
             let _ = self.events.send(Event::Respawn { seat });
@@ -528,11 +547,12 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Tells the bus that a worker has ended.
+    /// Tells the bus, and whoever else wants to know, that a worker has ended.
     pub(super) fn take_leave(&self, process: &Process, exit: Exit) {
         if let Some(id) = process.bus {
             self.hub.leave(id, departure(exit));
         }
+        self.hooks.stopped(process, departure(exit));
     }
 
     /// Fills a seat that was waiting to be filled when another binary was here.

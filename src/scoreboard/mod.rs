@@ -29,7 +29,7 @@ pub const SEATS: usize = MAX_WORKERS + 1;
 /// Rows for processes: two for every seat, so that a successor can start before the old one ends.
 const PROCESS_ROWS: usize = 2 * SEATS;
 
-const MAGIC: u64 = 0x504f_494e_5453_4d03; // "POINTSM", layout 3: one more with every change
+const MAGIC: u64 = 0x504f_494e_5453_4d04; // "POINTSM", layout 4: one more with every change
 
 shared_struct! {
     /// The whole table. Fresh memory is zero and pages that nobody touches cost nothing, so the

@@ -175,6 +175,12 @@ shared_struct! {
         pub accept_exhausted: AtomicU64,
         /// Connections that a timeout closed.
         pub timed_out: AtomicU64,
+        /// Connections that another process moved here.
+        pub moved_in: AtomicU64,
+        /// Of those closed, the ones that were moved to another process.
+        pub moved_out: AtomicU64,
+        /// Of those closed, the ones that another process was to take, and nobody knows whether it did.
+        pub moved_in_doubt: AtomicU64,
     }
 }
 
@@ -264,11 +270,12 @@ impl Row {
         self.birth.state.store(state as u64, Relaxed);
     }
 
-    /// Connections that the worker has or is about to get: assigned or self-accepted, minus taken
-    /// back, minus closed.
+    /// Connections that the worker has or is about to get: assigned, self-accepted or moved here, minus
+    /// taken back, minus closed.
     #[inline]
     pub fn load(&self) -> u32 {
-        let opened = self.dispatched.assigned.load(Relaxed) + self.work.self_accepted.load(Relaxed);
+        let own = self.work.self_accepted.load(Relaxed) + self.work.moved_in.load(Relaxed);
+        let opened = self.dispatched.assigned.load(Relaxed) + own;
         let ended = self.dispatched.revoked.load(Relaxed) + self.work.closed.load(Relaxed);
         // The numbers are read one after the other while they move: never below zero.
         opened.saturating_sub(ended).min(u64::from(u32::MAX)) as u32
@@ -293,7 +300,9 @@ impl Row {
 
     /// Connections that the worker owns now: what dies with it.
     pub fn open(&self) -> u64 {
-        let owned = self.work.claimed.load(Relaxed) + self.work.self_accepted.load(Relaxed);
+        let work = &self.work;
+        let came = work.self_accepted.load(Relaxed) + work.moved_in.load(Relaxed);
+        let owned = work.claimed.load(Relaxed) + came;
         owned.saturating_sub(self.work.closed.load(Relaxed))
     }
 
@@ -327,6 +336,9 @@ impl Row {
         from(&self.work.malformed, &other.work.malformed);
         from(&self.work.accept_exhausted, &other.work.accept_exhausted);
         from(&self.work.timed_out, &other.work.timed_out);
+        from(&self.work.moved_in, &other.work.moved_in);
+        from(&self.work.moved_out, &other.work.moved_out);
+        from(&self.work.moved_in_doubt, &other.work.moved_in_doubt);
         self.handoff_duration.fold(&other.handoff_duration);
         for (mine, theirs) in self.endpoints.iter().zip(&other.endpoints) {
             if theirs.opened.load(Relaxed) + theirs.failures.load(Relaxed) > 0 {
@@ -390,6 +402,9 @@ impl Row {
             &w.malformed,
             &w.accept_exhausted,
             &w.timed_out,
+            &w.moved_in,
+            &w.moved_out,
+            &w.moved_in_doubt,
         ]);
         self.handoff_duration.clear();
         for e in &self.endpoints {

@@ -4,10 +4,11 @@
 use std::{
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    thread::ThreadId,
     time::Duration,
 };
 
@@ -24,10 +25,9 @@ use tokio::{
     sync::Notify,
 };
 
-use super::{interim::Outbox, rest::Rest};
+use super::{interim::Outbox, rest::Rest, serve::TICKS};
 use crate::{
     config::ConnectionTimeouts,
-    conn::Conn,
     dispatch::{mode::Arm, shadow::Picks},
     scoreboard::{
         ABORTED, RowRef, Traffic, class,
@@ -44,6 +44,10 @@ pub(super) struct Ledger {
     rest: Rest,
     draining: AtomicBool,
     closed: Notify,
+    /// The worker's own.
+    thread: ThreadId,
+    /// See [`Account::tick`].
+    ticks: AtomicU32,
 }
 
 /// Said with every response while draining, or when connections are to begin anew, so that clients know before the connection closes.
@@ -56,12 +60,24 @@ impl Ledger {
             rest,
             draining: AtomicBool::new(false),
             closed: Notify::new(),
+            thread: std::thread::current().id(),
+            ticks: AtomicU32::new(0),
         })
     }
 
     /// From now on every response says that its connection will be closed.
     pub(super) fn begin_to_drain(&self) {
         self.draining.store(true, Relaxed);
+    }
+
+    /// Is this the worker's own thread?
+    pub(super) fn is_own_thread(&self) -> bool {
+        std::thread::current().id() == self.thread
+    }
+
+    /// Is nothing new to be taken any more?
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
     }
 
     /// Waits until no connection is open. None may be opened from now on.
@@ -100,16 +116,26 @@ pub(super) struct Account {
     outbox: Outbox,
     /// 1 once it has become a tunnel, which has no heads to wait for.
     tunnel: AtomicU64,
+    /// May threads other than the worker's own have a part in it? Then counting takes a locked
+    /// instruction.
+    any_thread: bool,
+    /// It has gone to another process, which serves it now.
+    moved: AtomicBool,
 }
 
 impl Account {
     /// Opens the account; the connection itself is counted as open by whoever took it.
-    pub(super) fn open(ledger: &Arc<Ledger>, conn: &Conn) -> Arc<Self> {
+    pub(super) fn open(
+        ledger: &Arc<Ledger>,
+        (listener, arm): (u8, Arm),
+        shadows: Picks,
+        any_thread: bool,
+    ) -> Arc<Self> {
         let account = Self {
             ledger: ledger.clone(),
-            listener: conn.listener,
-            arm: conn.arm,
-            shadows: conn.shadows,
+            listener,
+            arm,
+            shadows,
             renewals: ledger.row.board().renewals(),
             in_flight: AtomicU64::new(0),
             since: AtomicU64::new(ledger.row.work.loop_entered.load(Relaxed)),
@@ -117,6 +143,8 @@ impl Account {
             head_begun: AtomicU64::new(0),
             outbox: Outbox::default(),
             tunnel: AtomicU64::new(0),
+            any_thread,
+            moved: AtomicBool::new(false),
         };
         add(&account.traffic().connections, 1);
         Arc::new(account)
@@ -196,11 +224,81 @@ impl Account {
     }
 }
 
+/// What connections count on which the user's own code speaks, from whatever thread.
+impl Account {
+    pub(super) fn listener(&self) -> u8 {
+        self.listener
+    }
+
+    pub(super) fn arm(&self) -> Arm {
+        self.arm
+    }
+
+    /// The listener and the arm that brought it.
+    pub(super) fn origin(&self) -> (u8, Arm) {
+        (self.listener, self.arm)
+    }
+
+    #[inline]
+    pub(super) fn read(&self, bytes: usize) {
+        self.traffic().received.fetch_add(bytes as u64, Relaxed);
+        self.tick();
+    }
+
+    #[inline]
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.traffic().sent.fetch_add(bytes as u64, Relaxed);
+        self.tick();
+    }
+
+    /// Its connection is another process's from now on.
+    pub(super) fn moved(&self) {
+        self.moved.store(true, Relaxed);
+    }
+
+    /// Nobody can say whether another process has taken its connection.
+    pub(super) fn doubtful(&self) {
+        let work = &self.ledger.row.work;
+        work.moved_in_doubt.fetch_add(1, Relaxed);
+    }
+
+    /// As [`Host::tick`](super::serve::Host), for tasks that the user has started: they may be all that
+    /// ever runs. Other threads say nothing of the worker's.
+    #[inline]
+    fn tick(&self) {
+        let ledger = &self.ledger;
+        if ledger.ticks.fetch_add(1, Relaxed).is_multiple_of(TICKS) && ledger.is_own_thread() {
+            let work = &ledger.row.work;
+            work.loop_entered.store(monotonic_ns(), Relaxed);
+        }
+    }
+
+    /// Counts the end where other threads may count ends, too.
+    fn settle_from_anywhere(&self) {
+        // One at a time for the shadows' columns, which take no locked instructions.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let work = &self.ledger.row.work;
+        {
+            let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+            self.ledger.row.shadow.close(self.shadows);
+        }
+        if self.moved.load(Relaxed) {
+            work.moved_out.fetch_add(1, Relaxed);
+        }
+        self.traffic().closed.fetch_add(1, Relaxed);
+        work.closed.fetch_add(1, Relaxed);
+    }
+}
+
 impl Drop for Account {
     fn drop(&mut self) {
-        add(&self.traffic().closed, 1);
-        self.ledger.row.shadow.close(self.shadows);
-        add(&self.ledger.row.work.closed, 1);
+        if self.any_thread {
+            self.settle_from_anywhere();
+        } else {
+            add(&self.traffic().closed, 1);
+            self.ledger.row.shadow.close(self.shadows);
+            add(&self.ledger.row.work.closed, 1);
+        }
         self.ledger.rest.load_moved(&self.ledger.row);
         if self.ledger.draining.load(Relaxed) {
             self.ledger.closed.notify_one();

@@ -1,6 +1,10 @@
 //! What a worker hosts.
 
-use std::{error::Error as StdError, net::SocketAddr};
+use std::{
+    error::Error as StdError,
+    net::SocketAddr,
+    task::{Context, Poll},
+};
 
 use hyper::{
     Request, Response,
@@ -9,8 +13,8 @@ use hyper::{
 };
 use hyper_util::service::TowerToHyperService;
 
-use super::account::Interim;
-use crate::{conn::Conn, dispatch::mode::Arm};
+use super::{account::Interim, moved::Moved};
+use crate::{conn::Accepted, dispatch::mode::Arm};
 
 /// Who is at the other end of a connection, and how it came.
 #[derive(Debug, Clone)]
@@ -19,15 +23,17 @@ pub struct Peer {
     listener: u8,
     arm: Arm,
     interim: Interim,
+    moved: Option<Moved>,
 }
 
 impl Peer {
-    pub(super) fn new(conn: &Conn, interim: Interim) -> Self {
+    pub(super) fn new(conn: &Accepted, interim: Interim, moved: Option<Moved>) -> Self {
         Self {
             address: conn.peer,
             listener: conn.listener,
             arm: conn.arm,
             interim,
+            moved,
         }
     }
 
@@ -44,6 +50,12 @@ impl Peer {
     /// Which of the cluster's listeners it came in by, from 0.
     pub fn listener(&self) -> usize {
         usize::from(self.listener)
+    }
+
+    /// What came along if another process has moved it here
+    /// ([`Worker::send_connection`](crate::Worker::send_connection)), and from whom.
+    pub fn message(&self) -> Option<&Moved> {
+        self.moved.as_ref()
     }
 
     /// The mode and policy that brought it.
@@ -87,5 +99,53 @@ where
     )]
     fn service(&self, _: &Peer) -> TowerToHyperService<S> {
         TowerToHyperService::new(self.clone())
+    }
+}
+
+/// A service that answers every request by calling `answer`.
+///
+/// ```no_run
+/// use std::convert::Infallible;
+///
+/// use http_body_util::Full;
+/// use hyper::{Response, body::Bytes};
+/// use pointsman::{Cluster, service_fn};
+///
+/// fn main() -> pointsman::Result<()> {
+///     Cluster::new().listen("127.0.0.1:8080").serve(|worker| async move {
+///         service_fn(move |_request| async move {
+///             let text = format!("hello from worker {}\n", worker.id());
+///             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(text)))
+///         })
+///     })
+/// }
+/// ```
+pub fn service_fn<F, Fut, B, E>(answer: F) -> ServiceFn<F>
+where
+    F: FnMut(Request<Incoming>) -> Fut,
+    Fut: Future<Output = Result<Response<B>, E>>,
+{
+    ServiceFn(answer)
+}
+
+/// What [`service_fn`] makes.
+#[derive(Debug, Clone, Copy)]
+pub struct ServiceFn<F>(F);
+
+impl<F, Fut, B, E> tower_service::Service<Request<Incoming>> for ServiceFn<F>
+where
+    F: FnMut(Request<Incoming>) -> Fut,
+    Fut: Future<Output = Result<Response<B>, E>>,
+{
+    type Response = Response<B>;
+    type Error = E;
+    type Future = Fut;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), E>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Fut {
+        (self.0)(request)
     }
 }

@@ -7,15 +7,22 @@ mod account;
 mod alarm;
 mod app;
 mod drain;
+mod http;
 mod intake;
 mod interim;
+mod moved;
+mod moving;
+mod raw;
 mod rest;
 mod serve;
 
 use std::{
+    cell::RefCell,
     future::Future,
     io,
     os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -24,11 +31,23 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
     runtime::{Builder, LocalOptions, LocalRuntime},
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
 };
 
-pub use self::app::{Application, Peer};
-pub(crate) use self::{account::Interim, alarm::Alarm};
-use self::{intake::Intake, rest::Rest, serve::Host};
+pub(crate) use self::{
+    account::Interim,
+    alarm::Alarm,
+    moved::{Label, hand_connection},
+    moving::send_listener,
+    serve::Protocol,
+};
+use self::{account::Ledger, http::Http, intake::Intake, raw::Raw, rest::Rest, serve::Host};
+pub use self::{
+    app::{Application, Peer, ServiceFn, service_fn},
+    moved::{Moved, NotMoved},
+    moving::ReceivedListeners,
+    raw::Conn,
+};
 use crate::{
     bus::Bus,
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
@@ -50,6 +69,9 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 pub struct Worker {
     inheritance: Arc<Inheritance>,
     row: RowRef,
+    ledger: Arc<Ledger>,
+    /// Is it to end?
+    draining: watch::Sender<bool>,
     bus: Bus,
 }
 
@@ -64,10 +86,48 @@ impl Worker {
         self.inheritance.generation
     }
 
-    /// The worker group that it is in, see [`Cluster::worker_group`](crate::Cluster::worker_group); `None`:
-    /// it is one for everybody else.
-    pub fn group(&self) -> Option<&str> {
-        self.inheritance.group.as_deref()
+    /// Is the worker to end, when what is open is finished? It gets nothing new any more.
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// Waits until the worker is to end. What is still open at the drain timeout is cut.
+    pub async fn draining(&self) {
+        // We hold a sender: it cannot be gone.
+        let _ = self
+            .draining
+            .subscribe()
+            .wait_for(|draining| *draining)
+            .await;
+    }
+
+    /// Calls `hook` when the worker is to end: it gets no new connections any more, and those that are
+    /// open have up to the drain timeout. At once, if it is to end already. What the hook publishes still goes
+    /// out. A second hook does not replace the first; one that panics costs nothing else.
+    ///
+    /// # Panics
+    /// In another thread than the worker's.
+    pub fn on_drain(&self, hook: impl FnOnce() + 'static) {
+        assert!(
+            self.ledger.is_own_thread(),
+            "on_drain is for the worker's own thread"
+        );
+        if self.is_draining() {
+            hook();
+        } else {
+            ON_DRAIN.with_borrow_mut(|hooks| hooks.push(Box::new(hook)));
+        }
+    }
+
+    fn begin_to_drain(&self) {
+        self.draining.send_replace(true);
+        for hook in ON_DRAIN.take() {
+            if catch_unwind(AssertUnwindSafe(hook)).is_err() {
+                crate::notice(format_args!(
+                    "a hook has panicked; the worker goes on draining"
+                ));
+            }
+        }
     }
 
     /// What [`Cluster::application`](crate::Cluster::application) was given, as the master validated it.
@@ -106,19 +166,24 @@ impl Worker {
     }
 }
 
+thread_local! {
+    /// What is to be done when the worker that this thread is drains.
+    static ON_DRAIN: RefCell<Vec<Box<dyn FnOnce()>>> = const { RefCell::new(Vec::new()) };
+}
+
 /// The whole life of a worker process.
 ///
 /// # Errors
 /// As [`run`]. What would be the same at the next try ends the process with [`EXIT_UNFIT`].
-pub(crate) fn main<F, Fut, A>(
+pub(crate) fn main<F, Fut, P>(
     line: OwnedFd,
     factory: F,
     examine: fn(OwnedFd) -> io::Result<()>,
 ) -> Result<()>
 where
     F: FnOnce(Worker) -> Fut,
-    Fut: Future<Output = A>,
-    A: Application,
+    Fut: Future<Output = P>,
+    P: Protocol,
 {
     crate::sys::child::call_by_program_name();
     crate::sys::privileges::disarm()
@@ -136,20 +201,45 @@ where
     })
 }
 
-/// Runs the worker until it has drained. `factory` makes the application; `examine` looks, in a trial,
+/// Speaks HTTP, with what `factory` makes to answer.
+pub(crate) fn http<F, Fut, A>(
+    factory: F,
+) -> impl FnOnce(Worker) -> Pin<Box<dyn Future<Output = Http<A>>>> + Send + 'static
+where
+    F: FnOnce(Worker) -> Fut + Send + 'static,
+    Fut: Future<Output = A> + 'static,
+    A: Application,
+{
+    |worker| Box::pin(async move { Http::new(&worker, factory(worker.clone()).await) })
+}
+
+/// Gives connections as they are to the function that `factory` makes.
+pub(crate) fn raw<F, Fut, H, Served>(
+    factory: F,
+) -> impl FnOnce(Worker) -> Pin<Box<dyn Future<Output = Raw<H>>>> + Send + 'static
+where
+    F: FnOnce(Worker) -> Fut + Send + 'static,
+    Fut: Future<Output = H> + 'static,
+    H: Fn(Conn) -> Served + 'static,
+    Served: Future + 'static,
+{
+    |worker| Box::pin(async move { Raw(factory(worker).await) })
+}
+
+/// Runs the worker until it has drained. `factory` makes what it speaks; `examine` looks, in a trial,
 /// at what this binary would be given to take the master's place.
 ///
 /// # Errors
 /// The inheritance is broken, or the runtime cannot be made.
-pub(crate) fn run<F, Fut, A>(
+pub(crate) fn run<F, Fut, P>(
     line: OwnedFd,
     factory: F,
     examine: fn(OwnedFd) -> io::Result<()>,
 ) -> io::Result<()>
 where
     F: FnOnce(Worker) -> Fut,
-    Fut: Future<Output = A>,
-    A: Application,
+    Fut: Future<Output = P>,
+    P: Protocol,
 {
     let Some((inheritance, mut descriptors, is_trial)) = inherit(&line)? else {
         return Ok(());
@@ -185,20 +275,24 @@ where
 
     let runtime = runtime(&row)?;
     runtime.block_on(async {
+        let rest = Rest::new()?;
         let worker = Worker {
             inheritance: Arc::new(inheritance),
+            ledger: Ledger::new(row.clone(), rest.clone()),
             row,
+            draining: watch::Sender::new(false),
             bus: bus(hub)?,
         };
         // Before anything can be told of this worker's being there.
         let terminate = signal(SignalKind::terminate())?;
         let control = Control::new(line)?;
-        let application = factory(worker.clone()).await;
-        let host = Host::new(&worker, application, Rest::new()?);
+        let protocol = factory(worker.clone()).await;
+        let host = Host::new(&worker, protocol, rest);
         let mut intake = Intake::open(&host, Inlet::new(handover)?);
         intake
             .reopen(worker.inheritance.doors.arm, listeners)
             .await?;
+        moving::take_moved(&host).await;
         control.send(&ToMaster::Ready, &[]).await?;
 
         let deadline = told_to_drain(&control, terminate, &mut intake)
@@ -224,10 +318,10 @@ where
 ///
 /// # Errors
 /// A door cannot be opened: the worker would accept nothing and still look ready.
-async fn told_to_drain<A: Application>(
+async fn told_to_drain<P: Protocol>(
     control: &Control,
     mut terminate: Signal,
-    intake: &mut Intake<A>,
+    intake: &mut Intake<P>,
 ) -> io::Result<bool> {
     loop {
         let told = tokio::select! {

@@ -155,10 +155,6 @@ impl Subscribe {
     }
 
     /// For one of the library's own topics, which begin with `$`.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "moved connections are heard of so")
-    )]
     pub(crate) fn reserved(self) -> Self {
         Self {
             reserved: true,

@@ -163,6 +163,8 @@ impl Serve {
                 kill: self.hang_kill,
             },
             backoff_limit: self.backoff_limit,
+            // A proxy that does not come back is of no use: only the library can ask for that.
+            restart_children: true,
             control: match &self.control {
                 None => ControlSocket::Usual,
                 Some(path) if path == Path::new("off") => ControlSocket::Off,

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     channel::Outlet,
-    conn::Conn,
+    conn::Accepted,
     dispatch::{
         load::{BusyShare, LoadSignal},
         pins,
@@ -32,7 +32,7 @@ const REST: Duration = Duration::from_millis(20);
 /// A connection that is the master's until a worker has claimed it.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub(super) conn: Conn,
+    pub(super) conn: Accepted,
     /// It was sent to a worker that did not claim it.
     pub(super) taken_back: bool,
     /// How many workers could not read the batch that it was in.
@@ -45,7 +45,7 @@ pub(super) struct Held {
 
 impl Held {
     /// A connection just accepted.
-    pub(super) fn new(conn: Conn) -> Self {
+    pub(super) fn new(conn: Accepted) -> Self {
         Self {
             conn,
             taken_back: false,
@@ -326,7 +326,7 @@ mod tests {
             for _ in 0..n {
                 let socket = OwnedFd::from(self.listener.try_clone().expect("dup"));
                 let peer = self.listener.local_addr().expect("address");
-                let conn = Conn {
+                let conn = Accepted {
                     socket,
                     peer,
                     listener: 0,

@@ -33,7 +33,7 @@ use super::{
     watch::{BELL, Spot, TIMER, Watched, Which},
 };
 use crate::{
-    conn::Conn,
+    conn::Accepted,
     dispatch::{
         decision::{Decision, Decisions},
         mode::Mode,
@@ -342,7 +342,7 @@ impl Dispatcher {
             match accept(listener) {
                 Ok((socket, peer)) => {
                     self.accepted += 1;
-                    let conn = Conn {
+                    let conn = Accepted {
                         socket,
                         peer,
                         listener: spot.group as u8,

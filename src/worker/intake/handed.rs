@@ -7,20 +7,20 @@ use std::{
 
 use crate::{
     channel::{Arrival, Inlet, Letterbox},
-    conn::Conn,
+    conn::Accepted,
     scoreboard::{claim::claim, count::add},
     sys::clock::monotonic_ns,
-    worker::{app::Application, serve::Host},
+    worker::serve::{Host, Protocol},
 };
 
-pub(super) struct HandedDoor<A> {
-    host: Host<A>,
+pub(super) struct HandedDoor<P> {
+    host: Host<P>,
     inlet: Inlet,
     letterbox: RefCell<Letterbox>,
 }
 
-impl<A: Application> HandedDoor<A> {
-    pub(super) fn new(host: Host<A>, inlet: Inlet) -> Self {
+impl<P: Protocol> HandedDoor<P> {
+    pub(super) fn new(host: Host<P>, inlet: Inlet) -> Self {
         Self {
             host,
             inlet,
@@ -67,7 +67,7 @@ impl<A: Application> HandedDoor<A> {
             for (entry, socket) in batch.entries().zip(sockets).skip(refused as usize) {
                 row.handoff_duration
                     .record(claimed_at.saturating_sub(entry.accepted_at));
-                self.host.welcome(Conn::handed_over(socket, entry));
+                self.host.welcome(Accepted::handed_over(socket, entry));
             }
             self.host.rest().load_moved(row);
             // If that was the last batch announced, asking the kernel whether there is more would

@@ -1,5 +1,5 @@
 //! Intake: the doors by which connections come into a worker. Whichever door it was, what comes out
-//! is a [`Conn`](crate::conn::Conn), and from there on all go the same way.
+//! is an [`Accepted`](crate::conn::Accepted), and from there on all go the same way.
 
 mod handed;
 mod own;
@@ -14,7 +14,7 @@ use self::{
     own::{OwnDoor, Swept},
     shared::SharedDoor,
 };
-use super::{app::Application, serve::Host};
+use super::serve::{Host, Protocol};
 use crate::{
     channel::Inlet,
     dispatch::mode::{Arm, Mode},
@@ -34,16 +34,16 @@ impl Drop for Hinge {
 }
 
 /// All doors of one worker, open.
-pub(super) struct Intake<A> {
-    host: Host<A>,
-    handed: (Rc<HandedDoor<A>>, JoinHandle<()>),
-    own: Vec<(Rc<OwnDoor<A>>, JoinHandle<()>)>,
+pub(super) struct Intake<P> {
+    host: Host<P>,
+    handed: (Rc<HandedDoor<P>>, JoinHandle<()>),
+    own: Vec<(Rc<OwnDoor<P>>, JoinHandle<()>)>,
     shared: Option<SharedDoor>,
 }
 
-impl<A: Application> Intake<A> {
+impl<P: Protocol> Intake<P> {
     /// Opens the door for what the master hands over, which stays open in every mode.
-    pub(super) fn open(host: &Host<A>, inlet: Inlet) -> Self {
+    pub(super) fn open(host: &Host<P>, inlet: Inlet) -> Self {
         let handed = Rc::new(HandedDoor::new(host.clone(), inlet));
         let running = tokio::task::spawn_local({
             let door = handed.clone();

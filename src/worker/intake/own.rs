@@ -10,28 +10,28 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
-    conn::Conn,
+    conn::Accepted,
     dispatch::{mode::Arm, shadow::Picks},
     scoreboard::{RowRef, count::add},
     sys::{
         readiness::watch,
         socket::{AcceptError, accept, classify, waiting},
     },
-    worker::{app::Application, serve::Host},
+    worker::serve::{Host, Protocol},
 };
 
 /// How long an accept loop rests when descriptors or memory have run out.
 pub(super) const EXHAUSTED_REST: Duration = Duration::from_millis(50);
 
-pub(super) struct OwnDoor<A> {
-    host: Host<A>,
+pub(super) struct OwnDoor<P> {
+    host: Host<P>,
     id: u8,
     arm: Arm,
     listener: AsyncFd<OwnedFd>,
 }
 
-impl<A: Application> OwnDoor<A> {
-    pub(super) fn new(host: Host<A>, id: u8, arm: Arm, listener: OwnedFd) -> io::Result<Self> {
+impl<P: Protocol> OwnDoor<P> {
+    pub(super) fn new(host: Host<P>, id: u8, arm: Arm, listener: OwnedFd) -> io::Result<Self> {
         let listener = watch(listener, Interest::READABLE)?;
         Ok(Self {
             host,
@@ -93,7 +93,7 @@ pub(super) fn take(
     row: &RowRef,
     id: u8,
     arm: Arm,
-) -> Result<Conn, AcceptError> {
+) -> Result<Accepted, AcceptError> {
     // Killed between the two, the process would take a connection with it that nobody counted.
     row.work.accepting.store(1, Relaxed);
     let accepted = accept(listener.as_fd());
@@ -108,7 +108,7 @@ pub(super) fn take(
         }
         kind
     })?;
-    Ok(Conn {
+    Ok(Accepted {
         socket,
         peer,
         listener: id,

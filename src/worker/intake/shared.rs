@@ -25,7 +25,7 @@ use super::{
     own::{EXHAUSTED_REST, take},
 };
 use crate::{
-    conn::Conn,
+    conn::Accepted,
     dispatch::mode::{Arm, Mode},
     scoreboard::RowRef,
     sys::{
@@ -34,9 +34,8 @@ use crate::{
         socket::{AcceptError, waiting},
     },
     worker::{
-        app::Application,
         rest::{Rest, may_accept},
-        serve::Host,
+        serve::{Host, Protocol},
     },
 };
 
@@ -58,8 +57,8 @@ pub(super) struct SharedDoor {
 }
 
 impl SharedDoor {
-    pub(super) fn open<A: Application>(
-        host: Host<A>,
+    pub(super) fn open<P: Protocol>(
+        host: Host<P>,
         arm: Arm,
         listeners: Vec<(u8, OwnedFd)>,
     ) -> io::Result<Self> {
@@ -117,7 +116,7 @@ struct Waiter {
     row: RowRef,
     arm: Arm,
     rest: Rest,
-    queue: mpsc::Sender<Conn>,
+    queue: mpsc::Sender<Accepted>,
 }
 
 /// Is the thread in the kernel's queue for connections, and if not, why?
