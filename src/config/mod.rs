@@ -3,6 +3,7 @@
 //! Everything here is checked once, by the master, and then sent to the workers as it is: a worker
 //! never reads a flag or a file.
 
+mod bus;
 mod endpoint;
 mod refusal;
 mod reload;
@@ -14,6 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    bus::{BusConfig, BusOverflow},
     endpoint::{Address, Endpoint},
     refusal::Refusal,
 };
@@ -111,6 +113,9 @@ pub struct ClusterConfig {
     pub group: Option<String>,
     /// The limit of open files of every process; `None`: as many as are allowed.
     pub nofile: Option<u64>,
+    /// What the bus is to be.
+    #[serde(default)]
+    pub bus: BusConfig,
 }
 
 /// When a worker counts as stuck.
@@ -175,6 +180,7 @@ impl Default for ClusterConfig {
             user: None,
             group: None,
             nofile: None,
+            bus: BusConfig::default(),
         }
     }
 }
@@ -207,6 +213,7 @@ impl ClusterConfig {
         let workers = self.check_workers()?;
         self.check_limits()?;
         self.check_names()?;
+        self.bus.check()?;
         Ok(workers)
     }
 
@@ -580,6 +587,11 @@ mod tests {
                 user: Some("www".into()),
                 group: Some("www-data".into()),
                 nofile: Some(1024),
+                bus: BusConfig {
+                    node: Some("web-1".into()),
+                    queue: 1024 * 1024,
+                    overflow: BusOverflow::Cut,
+                },
             },
             application: "{\"a\": 1}".into(),
             endpoints: vec!["unix:/run/app.sock".into()],

@@ -6,7 +6,7 @@ use super::Serve;
 use crate::{
     cluster::{listen, resolve},
     config::{
-        ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint, HangLimits, ProxyConfig,
+        BusConfig, ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint, HangLimits, ProxyConfig,
         Refusal, Settings, UpstreamTimeouts, dispatch,
     },
     dispatch::policy::Prefixes,
@@ -167,9 +167,18 @@ impl Serve {
             user: self.user.clone(),
             group: self.group.clone(),
             nofile: self.nofile,
+            bus: self.bus()?,
         };
         config.check()?;
         Ok(config)
+    }
+
+    fn bus(&self) -> Result<BusConfig, Refusal> {
+        Ok(BusConfig {
+            node: self.node.clone(),
+            queue: self.bus_queue,
+            overflow: name(&["bus-overflow"], Some(&self.bus_overflow))?.unwrap_or_default(),
+        })
     }
 }
 
