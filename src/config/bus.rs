@@ -82,7 +82,9 @@ impl BusConfig {
             (!name.is_empty()).then(|| name.to_owned())
         };
         let asked_for = self.node.clone();
-        asked_for.or_else(of_host).unwrap_or_else(|| "localhost".into())
+        asked_for
+            .or_else(of_host)
+            .unwrap_or_else(|| "localhost".into())
     }
 }
 
@@ -93,9 +95,7 @@ impl std::str::FromStr for BusOverflow {
         match text {
             "lose-oldest" => Ok(Self::LoseOldest),
             "cut" => Ok(Self::Cut),
-            other => Err(format!(
-                "bus-overflow '{other}': it is lose-oldest or cut"
-            )),
+            other => Err(format!("bus-overflow '{other}': it is lose-oldest or cut")),
         }
     }
 }
@@ -126,7 +126,12 @@ mod tests {
             });
             assert_eq!(refusal.settings, ["node"]);
         }
-        assert!("drop".parse::<BusOverflow>().expect_err("none").contains("'drop'"));
+        assert!(
+            "drop"
+                .parse::<BusOverflow>()
+                .expect_err("none")
+                .contains("'drop'")
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod control;
 mod dispatcher;
 mod doors;
 mod explain;
+mod guests;
 mod notify;
 mod operations;
 mod places;
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, mpsc};
 use self::{
     admin::Admin,
     dispatcher::Rules,
+    guests::Guests,
     notify::Notifier,
     operations::ResumedProcesses,
     supervisor::{ClusterState, Inbox, Supervisor},
@@ -324,6 +326,7 @@ fn live(
             comparing: None,
         };
         let known: Rc<dyn control::Reports> = Rc::new(status.clone());
+        let guests = Guests::new(Box::new(|_| Err(io::ErrorKind::Unsupported.into())));
         let supervisor = Rc::new(Supervisor {
             board,
             status,
@@ -332,10 +335,11 @@ fn live(
             reports,
             state: cluster.into(),
             changed: Notify::new(),
+            guests: guests.clone(),
             notifier: Notifier::from_env().map(Rc::new),
         });
-        let desk =
-            commands.map(|listener| control::serve(listener, known, supervisor.explainer(), ask));
+        let desk = commands
+            .map(|listener| control::serve(listener, known, supervisor.explainer(), ask, guests));
         let inbox = Inbox {
             events: happened,
             reports: heard,

@@ -20,6 +20,7 @@ use super::{
     Admin, Companions, OnReady, Ready, ServeHere, Source,
     backoff::Backoff,
     dispatcher::{DispatcherHandle, Report, Rules},
+    guests::Guests,
     notify::Notifier,
     operations::Halt,
     process::{Birth, Event, Leap, Process, reason},
@@ -60,6 +61,8 @@ pub(super) struct Supervisor {
     pub(super) state: RefCell<ClusterState>,
     /// Told after every change of `state`.
     pub(super) changed: Notify,
+    /// Who is on the bus by way of the control socket.
+    pub(super) guests: Guests,
     /// The service manager, if there is one.
     pub(super) notifier: Option<Rc<Notifier>>,
 }

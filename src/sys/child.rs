@@ -237,10 +237,12 @@ pub fn leave_open(command: &mut Command, line: OwnedFd) {
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; fcntl is, and nothing here
     // allocates or locks.
     unsafe {
-        command.pre_exec(move || match libc::fcntl(line.as_raw_fd(), libc::F_SETFD, 0) {
-            -1 => Err(io::Error::last_os_error()),
-            _ => Ok(()),
-        });
+        command.pre_exec(
+            move || match libc::fcntl(line.as_raw_fd(), libc::F_SETFD, 0) {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            },
+        );
     }
 }
 

@@ -6,8 +6,8 @@ use super::Serve;
 use crate::{
     cluster::{listen, resolve},
     config::{
-        BusConfig, ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint, HangLimits, ProxyConfig,
-        Refusal, Settings, UpstreamTimeouts, dispatch,
+        BusConfig, ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint, HangLimits,
+        ProxyConfig, Refusal, Settings, UpstreamTimeouts, dispatch,
     },
     dispatch::policy::Prefixes,
     error::{Error, Result},

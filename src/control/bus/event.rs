@@ -77,13 +77,16 @@ pub(crate) enum Event {
         /// Why it is gone.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<Departure>,
+        /// So many events before this one are lost: the guest was too slow, and may ask for all peers.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        missed: u64,
     },
     /// Something did not work. Nothing else ends over it.
     Error {
         /// The order's that it is about.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         id: Option<Value>,
-        /// For programs, see [`reason`].
+        /// For programs, in one word.
         reason: String,
         /// For people.
         error: String,
@@ -122,8 +125,9 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-impl From<Presence> for Event {
-    fn from(presence: Presence) -> Self {
+impl Event {
+    /// Tells of a coming or going, before which so many others are lost.
+    pub(crate) fn presence(presence: Presence, missed: u64) -> Self {
         let (what, peer, reason) = match presence {
             Presence::Online(peer) => ("online", peer, None),
             Presence::Ready(peer) => ("ready", peer, None),
@@ -134,11 +138,10 @@ impl From<Presence> for Event {
             what: what.into(),
             peer: Box::new(peer),
             reason,
+            missed,
         }
     }
-}
 
-impl Event {
     /// Why the order with this id did not work.
     pub(crate) fn error(id: Option<Value>, error: &BusError) -> Self {
         Self::Error {
@@ -149,8 +152,11 @@ impl Event {
     }
 }
 
+/// The word for that there is no bus any more.
+pub(crate) const CLOSED: &str = "closed";
+
 /// An error in one word, for programs.
-pub(crate) fn reason(error: &BusError) -> &'static str {
+fn reason(error: &BusError) -> &'static str {
     match error {
         BusError::Failed(failure, _) => match failure {
             Failure::Unroutable => "unroutable",
@@ -164,7 +170,7 @@ pub(crate) fn reason(error: &BusError) -> &'static str {
         BusError::Full => "full",
         BusError::Invalid(_) => "invalid",
         BusError::Payload(_) => "payload",
-        BusError::Closed => "closed",
+        BusError::Closed => CLOSED,
         BusError::Io(_) => "io",
     }
 }
@@ -240,10 +246,7 @@ mod tests {
                 json!({"event": "welcome", "protocol": 1, "you": "000000000000001f:3",
                     "parent": "000000000000001f:0", "grand_master": "000000000000001f:0", "max_line": 5}),
             ),
-            (
-                Event::Ok { id: json!(7) },
-                json!({"event": "ok", "id": 7}),
-            ),
+            (Event::Ok { id: json!(7) }, json!({"event": "ok", "id": 7})),
             (
                 Event::Reply {
                     id: Some(json!("x")),
@@ -270,7 +273,7 @@ mod tests {
                     "action": "", "ticket": 4, "path": ["000000000000001f"], "text": "x"}),
             ),
             (
-                gone.into(),
+                Event::presence(gone, 0),
                 json!({"event": "presence", "what": "offline", "peer": shown, "reason": {"signal": 9}}),
             ),
             (

@@ -7,7 +7,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split},
     time::{Instant, sleep, timeout},
 };
 
@@ -29,9 +29,22 @@ const MAX_LINE: usize = 64 << 20;
 /// A connection to a master's bus.
 pub(crate) struct Guest {
     path: PathBuf,
-    stream: TokioIo<Upgraded>,
-    lines: Lines,
+    hears: Hears,
+    says: Says,
     welcome: Bytes,
+}
+
+/// What comes from the master.
+pub(crate) struct Hears {
+    path: PathBuf,
+    reader: ReadHalf<TokioIo<Upgraded>>,
+    lines: Lines,
+}
+
+/// What goes to the master.
+pub(crate) struct Says {
+    path: PathBuf,
+    writer: WriteHalf<TokioIo<Upgraded>>,
 }
 
 impl Guest {
@@ -40,19 +53,29 @@ impl Guest {
     /// # Errors
     /// Nobody is there, or may not be asked, or is of another version, or has too many guests.
     pub(crate) async fn join(path: PathBuf) -> Result<Self> {
-        let mut guest = Self {
-            stream: upgraded(&path, "/bus", UPGRADE).await?,
-            path,
+        let (reader, writer) = split(upgraded(&path, "/bus", UPGRADE).await?);
+        let mut hears = Hears {
+            path: path.clone(),
+            reader,
             lines: Lines::new(MAX_LINE),
-            welcome: Bytes::new(),
         };
-        let first = timeout(FIRST_LINE, guest.next_line()).await;
-        guest.welcome = first.map_err(|_| lost(&guest.path))??;
-        match serde_json::from_slice(&guest.welcome) {
-            Ok(Event::Welcome { protocol, .. }) if protocol == PROTOCOL => Ok(guest),
-            Ok(Event::Bye { error, .. }) => Err(Error::failed(error)),
-            _ => Err(foreign(&guest.path)),
+        let first = timeout(FIRST_LINE, hears.next_line()).await;
+        let welcome = first.map_err(|_| lost(&path))??;
+        match serde_json::from_slice(&welcome) {
+            Ok(Event::Welcome { protocol, .. }) if protocol == PROTOCOL => {}
+            Ok(Event::Bye { error, .. }) => return Err(Error::failed(error)),
+            _ => return Err(foreign(&path)),
         }
+        let says = Says {
+            path: path.clone(),
+            writer,
+        };
+        Ok(Self {
+            path,
+            hears,
+            says,
+            welcome,
+        })
     }
 
     /// Becomes a guest once more after the master has gone away to become another binary.
@@ -60,8 +83,8 @@ impl Guest {
     /// # Errors
     /// It has not come back for a minute: as [`join`](Self::join).
     pub(crate) async fn rejoin(self) -> Result<Self> {
-        let Self { path, stream, .. } = self;
-        drop(stream);
+        let path = self.path.clone();
+        drop(self);
         let begun = Instant::now();
         loop {
             match Self::join(path.clone()).await {
@@ -76,6 +99,32 @@ impl Guest {
         &self.welcome
     }
 
+    /// Both directions, for tasks that do not wait for each other.
+    pub(crate) fn both(&mut self) -> (&mut Hears, &mut Says) {
+        (&mut self.hears, &mut self.says)
+    }
+
+    /// Gives an order that has an outcome, and waits for that, whatever else comes.
+    ///
+    /// # Errors
+    /// The master has gone; inside: it did not work.
+    pub(crate) async fn ask(&mut self, mut order: Value) -> Result<Result<Event, Refusal>> {
+        order["id"] = json!(1);
+        self.says.say(&order).await?;
+        loop {
+            match self.hears.next().await?.0 {
+                Event::Error { reason, error, .. } => return Ok(Err(Refusal { reason, error })),
+                Event::Bye { error, .. } => return Err(Error::failed(error)),
+                event @ (Event::Ok { .. } | Event::Reply { .. } | Event::Peers { .. }) => {
+                    return Ok(Ok(event));
+                }
+                Event::Welcome { .. } | Event::Message { .. } | Event::Presence { .. } => {}
+            }
+        }
+    }
+}
+
+impl Says {
     /// Says a line.
     ///
     /// # Errors
@@ -84,16 +133,24 @@ impl Guest {
         self.say_bytes(&line(order)).await
     }
 
-    /// Says what may be several lines, or parts of one.
+    /// Says what may be several lines, or part of one.
     ///
     /// # Errors
     /// The master has gone.
     pub(crate) async fn say_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        let said = self.stream.write_all(bytes).await;
+        let said = self.writer.write_all(bytes).await;
         said.map_err(|_| lost(&self.path))
     }
 
-    /// The next event, and the line that it came as.
+    /// Says that nothing more will be said: the master answers what it was asked, and hangs up.
+    pub(crate) async fn finish(&mut self) {
+        // An error: it has hung up already.
+        let _ = self.writer.shutdown().await;
+    }
+}
+
+impl Hears {
+    /// The next event, and the line that it came as. May be given up at any time; nothing is lost.
     ///
     /// # Errors
     /// The master has gone without a last word, or what it says is no event.
@@ -103,36 +160,12 @@ impl Guest {
         Ok((event, line))
     }
 
-    /// Gives an order that has an outcome, and waits for that. Must not be subscribed to anything.
-    ///
-    /// # Errors
-    /// It did not work, or the master has gone.
-    pub(crate) async fn ask(&mut self, mut order: Value) -> Result<Result<Event, Refusal>> {
-        order["id"] = json!(1);
-        self.say(&order).await?;
-        loop {
-            match self.next().await?.0 {
-                Event::Error { reason, error, .. } => return Ok(Err(Refusal { reason, error })),
-                Event::Bye { error, .. } => return Err(Error::failed(error)),
-                event @ (Event::Ok { .. } | Event::Reply { .. } | Event::Peers { .. }) => {
-                    return Ok(Ok(event));
-                }
-                // Not asked for.
-                Event::Welcome { .. } | Event::Message { .. } | Event::Presence { .. } => {}
-            }
-        }
-    }
-
-    /// The next line, whatever it says. May be given up at any time; nothing is lost.
-    ///
-    /// # Errors
-    /// The master has gone, or the line is longer than any.
-    pub(crate) async fn next_line(&mut self) -> Result<Bytes> {
+    async fn next_line(&mut self) -> Result<Bytes> {
         loop {
             if let Some(line) = self.lines.next() {
                 return line.map_err(|_| foreign(&self.path));
             }
-            match self.stream.read_buf(self.lines.room()).await {
+            match self.reader.read_buf(self.lines.room()).await {
                 Ok(0) | Err(_) => return Err(lost(&self.path)),
                 Ok(_) => {}
             }

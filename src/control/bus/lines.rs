@@ -3,6 +3,9 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+/// What is read at once, in bytes.
+const PIECE: usize = 16 * 1024;
+
 /// Bytes that have come and are no whole line yet.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
@@ -29,6 +32,9 @@ impl Lines {
 
     /// Where what comes is to be put.
     pub(crate) fn room(&mut self) -> &mut BytesMut {
+        if self.buffer.capacity() - self.buffer.len() < PIECE / 4 {
+            self.buffer.reserve(PIECE);
+        }
         &mut self.buffer
     }
 

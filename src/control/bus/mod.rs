@@ -19,10 +19,10 @@ mod order;
 mod shown;
 
 pub(crate) use self::{
-    event::{Event, What, line},
-    guest::{Guest, Refusal},
+    event::{CLOSED, Event, What, line},
+    guest::{Guest, Hears, Refusal},
     lines::{Lines, TooLong},
-    order::{NoOrder, Op, Order, balance, whom},
+    order::{Errand, NoOrder, Op, Order, balance, whom},
     shown::Shown,
 };
 

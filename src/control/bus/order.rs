@@ -15,6 +15,9 @@ const DEADLINES: std::ops::RangeInclusive<f64> = 0.001..=86_400.0;
 /// The longest text for an id, in bytes: it comes back in the answer.
 const MAX_ID: usize = 128;
 
+/// The longest reason why a line is no order, in characters.
+const MAX_WHY: usize = 300;
+
 /// A line of a guest.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Order {
@@ -27,6 +30,44 @@ pub(crate) struct Order {
 /// What a guest can ask for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Op {
+    /// What is done once, and over then.
+    Errand(Errand),
+    /// Hear what is said on these topics.
+    Subscribe(String),
+    /// Not any more.
+    Unsubscribe(String),
+    /// Host an application.
+    Host {
+        /// Its name.
+        application: String,
+        /// What others may know of it.
+        description: Value,
+    },
+    /// Not any more.
+    Unhost(String),
+    /// Answer the message with this ticket.
+    Reply {
+        /// The message's.
+        ticket: u64,
+        /// What the answer says.
+        payload: Payload,
+    },
+    /// Refuse to answer the message with this ticket.
+    Refuse {
+        /// The message's.
+        ticket: u64,
+        /// Why.
+        error: String,
+    },
+    /// Tell of comings and goings from now on.
+    Watch,
+    /// Not any more.
+    Unwatch,
+}
+
+/// What takes no more than the bus, and is over when it is done: a plain HTTP request will do for it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Errand {
     /// Say something on a topic.
     Publish {
         /// To whom.
@@ -36,10 +77,6 @@ pub(crate) enum Op {
         /// What.
         payload: Payload,
     },
-    /// Hear what is said on these topics.
-    Subscribe(String),
-    /// Not any more.
-    Unsubscribe(String),
     /// Ask something on a topic.
     Request {
         /// Whom.
@@ -57,8 +94,6 @@ pub(crate) enum Op {
         application: String,
         /// What.
         payload: Payload,
-        /// Which of its hosts gets it.
-        balance: Balance,
     },
     /// Ask an application something.
     Call {
@@ -84,35 +119,8 @@ pub(crate) enum Op {
         /// How long it may take.
         deadline: Duration,
     },
-    /// Host an application.
-    Host {
-        /// Its name.
-        application: String,
-        /// What others may know of it.
-        description: Value,
-    },
-    /// Not any more.
-    Unhost(String),
-    /// Answer the message with this ticket.
-    Reply {
-        /// The message's.
-        ticket: u64,
-        /// What the answer says.
-        payload: Payload,
-    },
-    /// Refuse to answer the message with this ticket.
-    Refuse {
-        /// The message's.
-        ticket: u64,
-        /// Why.
-        error: String,
-    },
     /// Tell who is there.
     Peers,
-    /// Tell of comings and goings from now on.
-    Watch,
-    /// Not any more.
-    Unwatch,
 }
 
 /// A line is no order: its id, as far as it has one, and why not.
@@ -148,10 +156,8 @@ impl Order {
     /// # Errors
     /// It is no order.
     pub(crate) fn read(line: &[u8]) -> Result<Self, NoOrder> {
-        let none = |why| NoOrder { id: None, why };
-        let fields = serde_json::from_slice(line)
-            .map_err(|error| none(format!("this line is no JSON object: {error}")))?;
-        Self::of(fields)
+        let none = |error| NoOrder::new(None, format!("this line is no JSON object: {error}"));
+        Self::of(serde_json::from_slice(line).map_err(none)?)
     }
 
     /// Reads the fields of an object.
@@ -160,11 +166,22 @@ impl Order {
     /// They are no order.
     pub(crate) fn of(fields: Map<String, Value>) -> Result<Self, NoOrder> {
         let mut fields = Fields(fields);
-        let id = fields.id().map_err(|why| NoOrder { id: None, why })?;
+        let id = fields.id().map_err(|why| NoOrder::new(None, why))?;
         match fields.op() {
             Ok(op) => Ok(Self { id, op }),
-            Err(why) => Err(NoOrder { id, why }),
+            Err(why) => Err(NoOrder::new(id, why)),
         }
+    }
+}
+
+impl NoOrder {
+    fn new(id: Option<Value>, mut why: String) -> Self {
+        // It may hold what came, however long that is.
+        if let Some((end, _)) = why.char_indices().nth(MAX_WHY) {
+            why.truncate(end);
+            why.push('…');
+        }
+        Self { id, why }
     }
 }
 
@@ -174,7 +191,9 @@ struct Fields(Map<String, Value>);
 impl Fields {
     fn op(mut self) -> Result<Op, String> {
         let name: String = self.must("op")?;
-        let op = self.op_named(&name).map_err(|why| format!("{name}: {why}"))?;
+        let op = self
+            .op_named(&name)
+            .map_err(|why| format!("{name}: {why}"))?;
         match self.0.keys().next() {
             None => Ok(op),
             Some(field) => Err(format!("{name}: there is no field `{field}`")),
@@ -183,37 +202,37 @@ impl Fields {
 
     fn op_named(&mut self, name: &str) -> Result<Op, String> {
         Ok(match name {
-            "publish" => Op::Publish {
+            "publish" => Op::Errand(Errand::Publish {
                 to: self.to()?.unwrap_or(To::Subscribers),
                 topic: self.must("topic")?,
                 payload: self.payload()?,
-            },
+            }),
             "subscribe" => Op::Subscribe(self.must("pattern")?),
             "unsubscribe" => Op::Unsubscribe(self.must("pattern")?),
-            "request" => Op::Request {
+            "request" => Op::Errand(Errand::Request {
                 to: self.to()?.unwrap_or(To::Subscribers),
                 topic: self.must("topic")?,
                 payload: self.payload()?,
                 deadline: self.deadline()?,
-            },
-            "tell" => Op::Tell {
+            }),
+            "tell" => Op::Errand(Errand::Tell {
                 application: self.application_and_action()?,
                 payload: self.payload()?,
-                balance: self.balance()?,
-            },
-            "call" => Op::Call {
+            }),
+            "call" => Op::Errand(Errand::Call {
                 application: self.must("application")?,
                 action: self.may("action")?.unwrap_or_default(),
                 payload: self.payload()?,
                 balance: self.balance()?,
                 deadline: self.deadline()?,
-            },
-            "run" => Op::Run {
+            }),
+            "run" => Op::Errand(Errand::Run {
                 process: self.must("process")?,
                 function: self.must("function")?,
                 arguments: self.0.remove("payload").unwrap_or_default(),
                 deadline: self.deadline()?,
-            },
+            }),
+            "peers" => Op::Errand(Errand::Peers),
             "host" => Op::Host {
                 application: self.must("application")?,
                 description: self.0.remove("description").unwrap_or_default(),
@@ -227,7 +246,6 @@ impl Fields {
                 ticket: self.must("ticket")?,
                 error: self.may("error")?.unwrap_or_default(),
             },
-            "peers" => Op::Peers,
             "watch" => Op::Watch,
             "unwatch" => Op::Unwatch,
             _ => return Err(format!("there is no such op; there are {}", OPS.join(", "))),
@@ -376,17 +394,24 @@ mod tests {
         read.unwrap_or_else(|why| panic!("{line}: {why:?}")).op
     }
 
+    fn errand(line: Value) -> Errand {
+        match op(line) {
+            Op::Errand(errand) => errand,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn every_order_is_read() {
         let (five, half) = (Duration::from_secs(5), Duration::from_millis(500));
         let id: ProcessId = "000000000000001f:3".parse().expect("an id");
-        let word = |to: &str| match op(json!({"op": "publish", "topic": "t", "to": to})) {
-            Op::Publish { to, .. } => to,
+        let word = |to: &str| match errand(json!({"op": "publish", "topic": "t", "to": to})) {
+            Errand::Publish { to, .. } => to,
             other => panic!("{other:?}"),
         };
         assert_eq!(
-            op(json!({"op": "publish", "topic": "t", "payload": null})),
-            Op::Publish {
+            errand(json!({"op": "publish", "topic": "t", "payload": null})),
+            Errand::Publish {
                 to: To::Subscribers,
                 topic: "t".into(),
                 payload: Payload::json(&()).expect("null"),
@@ -411,8 +436,10 @@ mod tests {
             (json!({"route": [id]}), To::Route(vec![id])),
         ] {
             assert_eq!(
-                op(json!({"op": "request", "to": to, "topic": "t", "text": "x", "deadline": 0.5})),
-                Op::Request {
+                errand(
+                    json!({"op": "request", "to": to, "topic": "t", "text": "x", "deadline": 0.5})
+                ),
+                Errand::Request {
                     to: expected,
                     topic: "t".into(),
                     payload: "x".into(),
@@ -421,16 +448,15 @@ mod tests {
             );
         }
         assert_eq!(
-            op(json!({"op": "tell", "application": "a", "action": "b", "base64": "AA=="})),
-            Op::Tell {
+            errand(json!({"op": "tell", "application": "a", "action": "b", "base64": "AA=="})),
+            Errand::Tell {
                 application: "a/b".into(),
                 payload: Payload::raw(vec![0]),
-                balance: Balance::LeastLoaded,
             }
         );
         assert_eq!(
-            op(json!({"op": "call", "application": "a", "balance": "random"})),
-            Op::Call {
+            errand(json!({"op": "call", "application": "a", "balance": "random"})),
+            Errand::Call {
                 application: "a".into(),
                 action: String::new(),
                 payload: Payload::raw(""),
@@ -439,8 +465,8 @@ mod tests {
             }
         );
         assert_eq!(
-            op(json!({"op": "run", "process": id, "function": "f", "payload": [1]})),
-            Op::Run {
+            errand(json!({"op": "run", "process": id, "function": "f", "payload": [1]})),
+            Errand::Run {
                 process: id,
                 function: "f".into(),
                 arguments: json!([1]),
@@ -465,7 +491,7 @@ mod tests {
             op(json!({"op": "unsubscribe", "pattern": "a.>"})),
             Op::Unsubscribe("a.>".into())
         );
-        assert_eq!(op(json!({"op": "peers"})), Op::Peers);
+        assert_eq!(op(json!({"op": "peers"})), Op::Errand(Errand::Peers));
     }
 
     #[test]
@@ -482,7 +508,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_told_what_it_is() {
-        let deep = "[".repeat(100_000);
+        let deep = format!(r#"{{"op":{}"#, "[".repeat(100_000));
         let long = format!(r#"{{"op":"watch","id":"{}"}}"#, "x".repeat(MAX_ID + 1));
         for (line, why) in [
             ("", "no JSON object"),
@@ -495,26 +521,44 @@ mod tests {
             ("{}", "`op` is missing"),
             (r#"{"op":1}"#, "`op`"),
             (r#"{"op":"fly"}"#, "there are publish, subscribe"),
-            (r#"{"op":"publish"}"#, "publish: the field `topic` is missing"),
+            (
+                r#"{"op":"publish"}"#,
+                "publish: the field `topic` is missing",
+            ),
             (r#"{"op":"publish","topic":1}"#, "`topic`: invalid type"),
             (r#"{"op":"publish","topic":"t","x":1}"#, "no field `x`"),
-            (r#"{"op":"publish","topic":"t","text":"","payload":1}"#, "not several"),
+            (
+                r#"{"op":"publish","topic":"t","text":"","payload":1}"#,
+                "not several",
+            ),
             (r#"{"op":"publish","topic":"t","base64":"x"}"#, "`base64`"),
             (r#"{"op":"publish","topic":"t","to":"nobody"}"#, "`nobody`"),
             (r#"{"op":"publish","topic":"t","to":7}"#, "`to`"),
             (r#"{"op":"publish","topic":"t","to":{"worker":-1}}"#, "`to`"),
-            (r#"{"op":"publish","topic":"t","to":{"worker":1,"route":[]}}"#, "`to`"),
+            (
+                r#"{"op":"publish","topic":"t","to":{"worker":1,"route":[]}}"#,
+                "`to`",
+            ),
             (r#"{"op":"publish","topic":"t","to":{"seat":1}}"#, "`to`"),
             (r#"{"op":"request","topic":"t","deadline":0}"#, "`deadline`"),
-            (r#"{"op":"request","topic":"t","deadline":1e300}"#, "`deadline`"),
-            (r#"{"op":"call","application":"a","balance":"x"}"#, "`balance`"),
+            (
+                r#"{"op":"request","topic":"t","deadline":1e300}"#,
+                "`deadline`",
+            ),
+            (
+                r#"{"op":"call","application":"a","balance":"x"}"#,
+                "`balance`",
+            ),
             (r#"{"op":"run","process":"x","function":"f"}"#, "`process`"),
             (r#"{"op":"reply","ticket":-1}"#, "`ticket`"),
             (r#"{"op":"peers","payload":1}"#, "no field `payload`"),
         ] {
-            let error = Order::read(line.as_bytes()).expect_err(line);
-            assert!(error.why.contains(why), "{line}: {}", error.why);
+            let error = Order::read(line.as_bytes()).expect_err(why);
+            assert!(error.why.contains(why), "{why}: {}", error.why);
         }
         assert!(Order::read(b"\xff").is_err());
+        let long = json!({"op": "publish", "topic": "t", "to": "é".repeat(100_000)}).to_string();
+        let error = Order::read(long.as_bytes()).expect_err("no order");
+        assert_eq!(error.why.chars().count(), MAX_WHY + 1);
     }
 }

@@ -44,6 +44,11 @@ impl Shown {
         }
     }
 
+    /// Shows bytes that are no more than that.
+    pub(crate) fn raw(bytes: &[u8]) -> Self {
+        Self::of(Encoding::Raw, bytes)
+    }
+
     /// The payload that it shows.
     ///
     /// # Errors

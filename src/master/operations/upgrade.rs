@@ -40,6 +40,7 @@ use crate::{
     master::{
         Admin, Holdings, Hooks,
         dispatcher::{self, Recruit, Rules},
+        guests::Farewell,
         process::{Birth, Event, Leap, Process},
         supervisor::{ClusterState, Supervisor},
     },
@@ -153,7 +154,8 @@ impl Supervisor {
             ));
         };
         teller.say(EXEC_LINE);
-        // On its way to whoever asked.
+        self.guests.dismiss(Farewell::Upgrade);
+        // On its way to whoever asked, and to the guests.
         sleep(Duration::from_millis(20)).await;
         // The rest happens when all that the workers' lines have brought so far is acted on; what they
         // bring after that stays in the lines.
@@ -167,6 +169,7 @@ impl Supervisor {
         let (error, recruits) = failure
             .await
             .map_err(|_| Error::failed("the supervisor has ended"))?;
+        self.guests.readmit();
         if let Err(error) = self.start_dispatcher(recruits) {
             // A master that accepts nothing must not look alive.
             notice(format_args!("{error}"));
