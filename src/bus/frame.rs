@@ -29,8 +29,10 @@ pub const MAX_NAMED: usize = 64;
 /// The most masters that a message may come through.
 pub const MAX_PATH: usize = 16;
 
-const HEADER: usize = 48;
-const MAX_TO: usize = 2 + 12 * MAX_NAMED;
+/// What a frame has before its address, in bytes.
+pub(crate) const HEADER: usize = 48;
+/// The longest address, in bytes.
+pub(crate) const MAX_TO: usize = 2 + 12 * MAX_NAMED;
 
 /// What a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -332,6 +334,16 @@ fn attached(tag: u8) -> Result<Attached, Malformed> {
 }
 
 impl To {
+    /// How many bytes [`encode`](Self::encode) appends.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Processes(processes) | Self::Route(processes) => 2 + 12 * processes.len(),
+            Self::Worker(_) => 3,
+            Self::Host(_) => 2,
+            _ => 1,
+        }
+    }
+
     /// Appends it to `bytes`.
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         let mut named = |tag: u8, processes: &[ProcessId]| {
