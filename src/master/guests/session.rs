@@ -183,7 +183,7 @@ impl<S: AsyncRead + AsyncWrite> Session<S> {
             protocol: PROTOCOL,
             you,
             parent,
-            grand_master: grand_master.process(),
+            grand_master,
             max_line: MAX_LINE,
         });
         Ok(())
