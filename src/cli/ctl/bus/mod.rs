@@ -385,3 +385,142 @@ fn write(bytes: &[u8]) -> Result<()> {
         Err(show::Unread::Failed(error)) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        bus: Bus,
+    }
+
+    fn parse(line: &[&str]) -> std::result::Result<Bus, String> {
+        let arguments = std::iter::once("bus").chain(line.iter().copied());
+        Arguments::try_parse_from(arguments)
+            .map(|arguments| arguments.bus)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn sensible_lines_are_taken() {
+        for line in [
+            &["publish", "a.b"][..],
+            &["publish", "a.b", "-", "--encoding", "json"],
+            &["publish", "a.b", "x", "--to", "worker:3"],
+            &["publish", "a.b", "x", "--to", "000000000000001f:3"],
+            &["subscribe", "a.*", ">", "--count", "2", "--timeout", "1s"],
+            &["request", "a", "--timeout", "500ms"],
+            &["tell", "a/b", "x"],
+            &["call", "a/b", "x", "--balance", "random"],
+            &["run", "f", "--on", "000000000000001f:3", "[1]"],
+            &["host", "a", "--count", "1", "--", "tr", "a-z", "A-Z"],
+            &["peers"],
+            &["watch", "--count", "1"],
+            &["pipe"],
+        ] {
+            let bus = parse(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+            bus.check()
+                .unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_before_anybody_is_asked() {
+        for (line, why) in [
+            (&["publish", "a b"][..], "no topic"),
+            (&["publish", "a.*"], "no topic"),
+            (&["publish", "a", "--to", "nobody"], "--to"),
+            (&["request", "a", "--to", "1:2"], "--to"),
+            (&["subscribe", ">.a"], "no pattern"),
+            (&["call", "a", "--balance", "fair"], "--balance"),
+            (
+                &["run", "f", "--on", "000000000000001f:3", "{"],
+                "ARGUMENTS",
+            ),
+            (
+                &["host", "a", "--description", "{", "--", "date"],
+                "--description",
+            ),
+        ] {
+            let bus = parse(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+            let error = bus.check().expect_err(why);
+            assert!(
+                error.is_usage() && error.to_string().contains(why),
+                "{error}"
+            );
+        }
+        for (line, why) in [
+            (&["fly"][..], "fly"),
+            (&["subscribe"], "PATTERN"),
+            (&["subscribe", "a", "--count", "0"], "0"),
+            (&["host", "a"], "COMMAND"),
+            (&["host", "a", "date"], "date"),
+            (&["run", "f"], "--on"),
+            (&["run", "f", "--on", "7"], "16 hexadecimal"),
+            (&["publish", "a", "x", "--encoding", "xml"], "xml"),
+            (&["request", "a", "--timeout", "5"], "unit"),
+        ] {
+            let error = parse(line).expect_err(why);
+            assert!(error.contains(why), "{line:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_goes_into_the_order_as_it_is() {
+        let said = |payload: Option<&[u8]>, encoding| {
+            use std::os::unix::ffi::OsStringExt;
+            let payload = payload.map(|bytes| OsString::from_vec(bytes.to_vec()));
+            Saying { payload, encoding }.said_in(json!({"op": "publish"}))
+        };
+        for (payload, encoding, expected) in [
+            (None, As::Raw, json!({"op": "publish"})),
+            (
+                Some(&b""[..]),
+                As::Raw,
+                json!({"op": "publish", "text": ""}),
+            ),
+            (
+                Some(b"{\"a\":1}"),
+                As::Raw,
+                json!({"op": "publish", "text": "{\"a\":1}"}),
+            ),
+            (
+                Some(b"{\"a\":1}"),
+                As::Json,
+                json!({"op": "publish", "payload": {"a": 1}}),
+            ),
+            (
+                Some(b"\xff"),
+                As::Raw,
+                json!({"op": "publish", "base64": "/w=="}),
+            ),
+        ] {
+            assert_eq!(said(payload, encoding).expect("sound"), expected);
+        }
+        let large = vec![b'x'; MAX_PAYLOAD + 1];
+        for error in [said(Some(b"{"), As::Json), said(Some(&large), As::Raw)] {
+            assert!(error.expect_err("nonsense").is_usage());
+        }
+    }
+
+    #[test]
+    fn errors_name_the_way_out() {
+        for (reason, code, way_out) in [
+            ("no-host", 1, "ctl bus peers"),
+            ("expired", 1, "--timeout"),
+            ("invalid", 2, "what"),
+            ("refused", 1, "what"),
+        ] {
+            let error = explained(Refusal {
+                reason: reason.into(),
+                error: "what".into(),
+            });
+            assert_eq!(error.exit_code(), code, "{reason}");
+            assert!(error.to_string().contains(way_out), "{error}");
+        }
+    }
+}
