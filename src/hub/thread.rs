@@ -23,6 +23,7 @@ use super::{
     core::{Core, Counters, HubLink, Limits, Overflow},
     handle::{Carried, HubHandle, Order, Whose},
     lines::Hub,
+    tally::{self, Tally},
 };
 use crate::{
     bus::MasterId,
@@ -51,9 +52,9 @@ pub(crate) fn start(plan: Plan) -> io::Result<HubHandle> {
         above,
         carried,
     } = plan;
-    let (me, next, mut links) = match carried {
-        Some(carried) => (carried.me, carried.next, carried.links),
-        None => (draw()?, 1, Vec::new()),
+    let (me, next, tally, mut links) = match carried {
+        Some(carried) => (carried.me, carried.next, carried.tally, carried.links),
+        None => (draw()?, 1, Tally::new(), Vec::new()),
     };
     links.extend(above.map(|line| (Whose::Above, line)));
     let (orders, inbox) = mpsc::unbounded_channel();
@@ -64,6 +65,7 @@ pub(crate) fn start(plan: Plan) -> io::Result<HubHandle> {
         counters: Arc::default(),
         alive: Arc::new(AtomicBool::new(true)),
     };
+    tally::resume(&handle.counters, &tally);
     let (counters, alive) = (handle.counters.clone(), handle.alive.clone());
     thread::Builder::new().name("hub".into()).spawn(move || {
         // They are for the main thread, which may hand them on to another binary.

@@ -330,6 +330,7 @@ fn live(
             later: Vec::new(),
             comparing: None,
         };
+        status.show_bus(hub.clone());
         let known: Rc<dyn control::Reports> = Rc::new(status.clone());
         let guests = Guests::new({
             let hub = hub.clone();
