@@ -27,7 +27,8 @@ pub(crate) enum Event {
     /// What was asked for with this id is done.
     Ok {
         /// The order's.
-        id: Value,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<Value>,
     },
     /// The answer to what was asked with this id.
     Reply {
@@ -246,7 +247,10 @@ mod tests {
                 json!({"event": "welcome", "protocol": 1, "you": "000000000000001f:3",
                     "parent": "000000000000001f:0", "grand_master": "000000000000001f:0", "max_line": 5}),
             ),
-            (Event::Ok { id: json!(7) }, json!({"event": "ok", "id": 7})),
+            (
+                Event::Ok { id: Some(json!(7)) },
+                json!({"event": "ok", "id": 7}),
+            ),
             (
                 Event::Reply {
                     id: Some(json!("x")),

@@ -22,9 +22,7 @@ impl Outcome {
     /// What the guest is told of the order with this id.
     pub(super) fn into_event(self, id: Option<Value>) -> Event {
         match self {
-            Self::Done => Event::Ok {
-                id: id.unwrap_or_default(),
-            },
+            Self::Done => Event::Ok { id },
             Self::Answered(from, payload) => Event::Reply { id, from, payload },
             Self::Peers(peers) => Event::Peers { id, peers },
         }

@@ -280,8 +280,9 @@ impl<S: AsyncRead + AsyncWrite> Session<S> {
             }
         };
         match (done, id) {
-            (Ok(()), Some(id)) => self.tell(&Event::Ok { id }),
+            // Nobody asked to be told.
             (Ok(()), None) => {}
+            (Ok(()), id) => self.tell(&Event::Ok { id }),
             (Err(error), id) => self.tell_outcome(&Event::error(id, &error))?,
         }
         Ok(())

@@ -230,7 +230,7 @@ fn call_in(event: Event, name: &str, again: &str) -> Result<Heard> {
             id: Some(_),
             reason,
             error,
-        } => return Err(explained(Refusal { reason, error })),
+        } => return Err(explained(name, Refusal { reason, error })),
         // Of an answer that came too late, say.
         Event::Error { error, .. } => {
             notice(format_args!("{name}: {error}"));

@@ -144,8 +144,9 @@ impl Listener {
                         notice(format_args!("{}{again}", self.what));
                     }
                 }
-                Event::Error { reason, error, .. } => {
-                    return Err(explained(Refusal { reason, error }));
+                Event::Error { id, reason, error } => {
+                    let what = id.as_ref().and_then(|id| id.as_str()).unwrap_or("the bus");
+                    return Err(explained(what, Refusal { reason, error }));
                 }
                 Event::Bye { again: true, .. } => return Ok(Over::Away),
                 Event::Bye { error, .. } => return Err(Error::failed(error)),

@@ -337,14 +337,17 @@ fn parts(application: &str) -> (&str, &str) {
 /// Gives an order that has no answer.
 async fn tell(path: PathBuf, order: Value) -> Result<()> {
     let mut guest = Guest::join(path).await?;
+    let what = subject(&order);
     let done = guest.ask(order).await?;
-    done.map(drop).map_err(explained)
+    done.map(drop).map_err(|refusal| explained(&what, refusal))
 }
 
 /// Gives an order that has an answer, and prints that.
 async fn ask(path: PathBuf, order: Value, as_json: bool) -> Result<()> {
     let mut guest = Guest::join(path).await?;
-    match guest.ask(order).await?.map_err(explained)? {
+    let what = subject(&order);
+    let done = guest.ask(order).await?;
+    match done.map_err(|refusal| explained(&what, refusal))? {
         event if as_json => write(&line(&event)),
         Event::Reply { payload, .. } => write(&show::answer(payload)?),
         _ => Ok(()),
@@ -364,9 +367,17 @@ async fn peers(path: PathBuf, as_json: bool) -> Result<()> {
     }
 }
 
-/// Why it did not work, and the way out.
-fn explained(refusal: Refusal) -> Error {
+/// What an order is about.
+fn subject(order: &Value) -> String {
+    let names = ["topic", "application", "function"];
+    let name = names.iter().find_map(|name| order[name].as_str());
+    name.unwrap_or_default().to_owned()
+}
+
+/// Why it did not work with `what`, and the way out.
+fn explained(what: &str, refusal: Refusal) -> Error {
     let Refusal { reason, error } = refusal;
+    let error = format!("{what}: {error}");
     let way_out = match reason.as_str() {
         "no-host" | "no-listener" | "unroutable" => {
             "'pointsman ctl bus peers' shows who is there and what they host"
@@ -515,10 +526,13 @@ mod tests {
             ("invalid", 2, "what"),
             ("refused", 1, "what"),
         ] {
-            let error = explained(Refusal {
-                reason: reason.into(),
-                error: "what".into(),
-            });
+            let error = explained(
+                "a",
+                Refusal {
+                    reason: reason.into(),
+                    error: "what".into(),
+                },
+            );
             assert_eq!(error.exit_code(), code, "{reason}");
             assert!(error.to_string().contains(way_out), "{error}");
         }
