@@ -359,7 +359,7 @@ async fn peers(path: PathBuf, as_json: bool) -> Result<()> {
     match guest
         .ask(json!({"op": "peers"}))
         .await?
-        .map_err(explained)?
+        .map_err(|refusal| explained("peers", refusal))?
     {
         Event::Peers { peers, .. } if as_json => print(&json(&peers)?),
         Event::Peers { peers, .. } => print(&show::peers(&peers)),

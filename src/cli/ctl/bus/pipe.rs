@@ -1,6 +1,7 @@
 //! `ctl bus pipe`: the protocol over standard input and output.
 
 use std::{
+    future::pending,
     io::{self, Read},
     path::PathBuf,
     thread,
@@ -35,14 +36,18 @@ pub(super) async fn run(path: PathBuf) -> Result<()> {
         while let Some(piece) = said.recv().await {
             // An error: the other side will notice.
             if says.say_bytes(&piece).await.is_err() {
-                return;
+                pending::<()>().await;
             }
         }
         finished = true;
         says.finish().await;
     };
-    // Neither waits for the other: a master that is not read from does not read.
-    let (heard, ()) = tokio::join!(print_all(hears), passed_on);
+    // Neither waits for the other: a master that is not read from does not read. It ends when the master
+    // has hung up, whatever standard input may still bring.
+    let heard = tokio::select! {
+        heard = print_all(hears) => heard,
+        never = async { passed_on.await; pending().await } => never,
+    };
     match heard {
         Err(_) if finished => Ok(()),
         outcome => outcome,
