@@ -16,11 +16,15 @@ pub(crate) mod core;
 mod handle;
 mod lines;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod thread;
 
+#[doc(hidden)]
+pub use self::core::Workbench;
 pub(crate) use self::{
     core::{FAILURES, Lost},
-    handle::{Carried, HubHandle, Whose},
+    handle::{Carried, CarriedLine, HubHandle, Whose},
     tally::Tally,
     thread::{Plan, start},
 };

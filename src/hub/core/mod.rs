@@ -26,10 +26,13 @@ mod roster;
 mod route;
 #[cfg(test)]
 mod tests;
+mod wishes;
+mod workbench;
 
 use std::sync::Arc;
 
 pub(crate) use self::counters::{Counter, Counters, FAILURES, Lost};
+pub use self::workbench::Workbench;
 use self::{
     balance::Hosts,
     hash::FastMap,
