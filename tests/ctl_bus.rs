@@ -54,7 +54,7 @@ fn peers(place: &Place) -> Vec<Value> {
 fn hosted(place: &Place, application: &str) -> Value {
     until(&format!("somebody hosts {application}"), || {
         let all = peers(place).into_iter();
-        let mut hosts = all.filter(|peer| !peer["applications"][application].is_null());
+        let mut hosts = all.filter(|peer| peer["applications"].get(application).is_some());
         hosts.next()
     })
 }
