@@ -410,6 +410,45 @@ fn guests_have_places_of_their_own() {
 }
 
 #[test]
+fn what_a_guest_leaves_unanswered_is_bounded_and_so_is_what_it_asks() {
+    let (place, _proxy, _demo) = start("bounded");
+    let (mut silent, mut ann, mut bob) = (
+        Guest::join(&place),
+        Guest::join(&place),
+        Guest::join(&place),
+    );
+    silent.does(json!({"op": "host", "application": "silent"}));
+    let call = |id| json!({"op": "call", "application": "silent", "deadline": 600, "id": id});
+    (1..=257).for_each(|id| ann.say(call(id)));
+    let error = ann.next();
+    assert_eq!(
+        (&error["id"], &error["reason"]),
+        (&json!(257), &json!("limit")),
+        "{error}"
+    );
+    let ticket = |silent: &mut Guest| silent.next_of("message")["ticket"].as_u64();
+    let tickets: Vec<_> = (0..256).map(|_| ticket(&mut silent)).collect();
+    assert_eq!(tickets, (1..=256).map(Some).collect::<Vec<_>>());
+    // One more than a guest may leave unanswered costs the oldest its answer.
+    bob.say(call(1));
+    let refused = ann.next();
+    assert_eq!(
+        (&refused["id"], &refused["reason"]),
+        (&json!(1), &json!("refused")),
+        "{refused}"
+    );
+    assert_eq!(ticket(&mut silent), Some(257));
+    let late = silent.ask(json!({"op": "reply", "ticket": 1, "text": "late"}));
+    assert_eq!(late["reason"], "invalid", "{late}");
+    silent.does(json!({"op": "reply", "ticket": 2, "text": "in time"}));
+    let reply = ann.next();
+    assert_eq!(
+        (&reply["id"], &reply["text"]),
+        (&json!(2), &json!("in time"))
+    );
+}
+
+#[test]
 fn plain_http_will_do_for_an_errand() {
     let (place, _proxy, _demo) = start("http");
     let mut guest = Guest::join(&place);
