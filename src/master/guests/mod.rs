@@ -142,6 +142,8 @@ impl Guests {
             _place,
         } = self.admit(pid)?;
         let done = async {
+            // The hub knows it from here on, and hears all that it says, however soon it leaves.
+            bus.id().await?;
             let done = errand::run(&bus, errand).await;
             // A line that is closed with something in it is closed for both.
             if done.is_ok() {

@@ -132,7 +132,11 @@ impl<S: AsyncRead + AsyncWrite> Session<S> {
             end = self.stay() => end,
         };
         let (again, error) = match end {
-            End::Left => return,
+            End::Left => {
+                // What it has said goes out, too.
+                let _ = timeout(LAST_LINES, self.bus.flush()).await;
+                return;
+            }
             End::Dismissed(why) => (why == Farewell::Upgrade, why.to_string()),
             End::Closed => (
                 false,
