@@ -119,7 +119,9 @@ async fn hear(socket: &mut WebSocket, worker: &Worker, room: &str, text: &str) -
     let said: Result<Said, _> = serde_json::from_str(text);
     let published = match &said {
         Ok(said) => Payload::json(said).and_then(|said| worker.bus().publish(room, said)),
-        Err(_) => Err(BusError::Invalid(r#"{"who": …, "text": …} is wanted"#.into())),
+        Err(_) => Err(BusError::Invalid(
+            r#"{"who": …, "text": …} is wanted"#.into(),
+        )),
     };
     match published {
         Ok(()) => Some(()),

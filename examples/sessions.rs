@@ -122,7 +122,9 @@ async fn change(
     let given = session_of(&headers);
     let session = match given.clone().map_or_else(new_session, Ok) {
         Ok(session) => session,
-        Err(error) => return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => {
+            return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response();
+        }
     };
     if let Err(error) = sessions.change((session.clone(), name), value) {
         return (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response();
@@ -201,7 +203,10 @@ impl Sessions {
         let mut after: Option<Key> = None;
         loop {
             let asked = Payload::compact(&after)?;
-            let page = self.bus.request(from, "session.page", asked, DEADLINE).await;
+            let page = self
+                .bus
+                .request(from, "session.page", asked, DEADLINE)
+                .await;
             let message = match page {
                 Ok(message) => message,
                 Err(BusError::Failed(Failure::Expired | Failure::Gone | Failure::Overflow, _)) => {
@@ -214,7 +219,9 @@ impl Sessions {
             };
             let page: Page = message.decode()?;
             let mut memory = self.memory();
-            page.changes.into_iter().for_each(|change| memory.apply(change));
+            page.changes
+                .into_iter()
+                .for_each(|change| memory.apply(change));
             let Some(key) = page.more_after else {
                 return Ok(true);
             };

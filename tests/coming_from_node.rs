@@ -107,7 +107,10 @@ async fn ipevents_who(bus: Bus, cluster: Cluster) -> Done {
     let is_worker = pointsman::is_worker();
     println!("{parent:?} {top} {children} {is_master} {is_worker}");
     for peer in &peers {
-        println!("{} {:?} {:?} {}", peer.id, peer.parent, peer.role, peer.node);
+        println!(
+            "{} {:?} {:?} {}",
+            peer.id, peer.parent, peer.role, peer.node
+        );
     }
     Ok(())
 }
@@ -193,7 +196,9 @@ async fn multi_nodes_application(bus: Bus, other: ProcessId) -> Done {
         }
     }
     bus.tell("crawler", "http://a.example/")?;
-    let answer = bus.call("crawler", "fetch", "http://a.example/", SECOND).await?;
+    let answer = bus
+        .call("crawler", "fetch", "http://a.example/", SECOND)
+        .await?;
     let answer: Value = answer.decode()?;
     let turn = Balance::RoundRobin;
     let in_turn = bus.call_with(turn, "crawler", "fetch", "", SECOND).await?;
@@ -205,7 +210,12 @@ async fn multi_nodes_application(bus: Bus, other: ProcessId) -> Done {
 
 /// MultiNodes: functions.
 async fn multi_nodes_functions(bus: Bus, other: ProcessId) -> Done {
-    let offered = bus.offer("add", |(a, b): (i64, i64)| async move { Ok::<_, String>(a + b) }).await?;
+    let offered = bus
+        .offer(
+            "add",
+            |(a, b): (i64, i64)| async move { Ok::<_, String>(a + b) },
+        )
+        .await?;
     let sum: i64 = bus.run_in_node(other, "add", &(1, 2), SECOND).await?;
     println!("{offered:?} {sum}");
     Ok(())

@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, net::TcpStream};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::{self, Message, WebSocket, protocol::frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::{
+    self, Message, WebSocket, protocol::frame::coding::CloseCode,
+};
 
 use crate::{
     Example,
@@ -98,7 +100,8 @@ fn a_worker_that_is_killed_takes_only_its_own_with_it() {
         room.drain(..).partition(|guest| guest.worker == seat);
     lost.iter_mut().for_each(Guest::is_cut);
     left[0].say("who is left?");
-    left.iter_mut().for_each(|guest| guest.hears("who is left?"));
+    left.iter_mut()
+        .for_each(|guest| guest.hears("who is left?"));
     // Whoever comes to its successor is in the same room.
     let mut back = until("somebody is in the seat again", || {
         let guest = Guest::enter(&chat, "lobby");

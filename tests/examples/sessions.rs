@@ -72,14 +72,22 @@ fn what_is_left_at_one_worker_is_found_at_all() {
     one.put(&sessions, "colour", "blue");
     other.put(&sessions, "colour", "red");
     one.put(&sessions, "size", "large");
-    one.finds_everywhere(&sessions, &seats(), &json!({"colour": "blue", "size": "large"}));
+    one.finds_everywhere(
+        &sessions,
+        &seats(),
+        &json!({"colour": "blue", "size": "large"}),
+    );
     other.finds_everywhere(&sessions, &seats(), &json!({"colour": "red"}));
     assert_eq!(Browser::default().get(&sessions)["values"], json!({}));
     // One after the other, wherever each comes to: the last is the one that stays.
     for n in 0..30 {
         one.put(&sessions, "colour", &n.to_string());
     }
-    one.finds_everywhere(&sessions, &seats(), &json!({"colour": "29", "size": "large"}));
+    one.finds_everywhere(
+        &sessions,
+        &seats(),
+        &json!({"colour": "29", "size": "large"}),
+    );
 }
 
 #[test]
@@ -98,7 +106,10 @@ fn whoever_is_born_later_knows_it_all_before_anybody_asks() {
     for _ in 0..3 {
         let before = browser.get(&sessions);
         let (seat, process) = (&before["worker"], &before["process"]);
-        kill(process.as_i64().expect("a process id") as i32, Signal::SIGKILL);
+        kill(
+            process.as_i64().expect("a process id") as i32,
+            Signal::SIGKILL,
+        );
         // It does not learn little by little: the first answer is right.
         until("there is a successor", || {
             let found = browser.try_get(&sessions)?;

@@ -19,8 +19,8 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use pointsman::compare::{self, Arm, Block, Circumstances, Comparison, Ending, Source};
 
-pub(crate) use self::nats::NatsActor;
 use self::http::Ground;
+pub(crate) use self::nats::NatsActor;
 pub(crate) use self::ours::BusCluster;
 use self::script::Offer;
 use self::stage::{Kind, Measured, Stage};
@@ -133,11 +133,15 @@ impl Bus {
             record.notes.push(note);
         }
         if cfg!(debug_assertions) {
-            record.notes.push("This was not built for speed.".to_owned());
+            record
+                .notes
+                .push("This was not built for speed.".to_owned());
         }
         let measured = self.measure(&mut record, &interrupt);
         if let Err(error) = &measured {
-            record.notes.push(format!("It did not end as planned: {error:#}."));
+            record
+                .notes
+                .push(format!("It did not end as planned: {error:#}."));
         }
         if record.is_empty() {
             let _ = std::fs::remove_dir(&dir);
@@ -194,10 +198,18 @@ impl Bus {
             }
         }
         if !beside.is_empty() {
-            let mut ground = Ground::start(self, &scratch.path().join("http"), &mut ports, interrupt)?;
+            let mut ground =
+                Ground::start(self, &scratch.path().join("http"), &mut ports, interrupt)?;
             let arms = arms(&http::ARMS);
             let visit = |arm, round| ground.block(self, arm, round);
-            self.compare(Scenario::Http, arms, visit, record, interrupt, &mut progress)?;
+            self.compare(
+                Scenario::Http,
+                arms,
+                visit,
+                record,
+                interrupt,
+                &mut progress,
+            )?;
         }
         progress.end();
         Ok(())
@@ -240,7 +252,10 @@ impl Bus {
         let before = Machine::look()?;
         let mut measured = || {
             for round in 1..=self.rounds {
-                for (place, arm) in compare::order(round, comparison.arms.len()).into_iter().enumerate() {
+                for (place, arm) in compare::order(round, comparison.arms.len())
+                    .into_iter()
+                    .enumerate()
+                {
                     interrupt.check()?;
                     let left = begun.elapsed() / round * (self.rounds - round + 1);
                     let what = format!("{}: round {round} of {}", scenario.name(), self.rounds);
@@ -340,8 +355,8 @@ impl Bus {
             ),
             Scenario::Http => format!(
                 "{} clients that keep their connections, small answers, while a worker that serves nobody publishes \
-                 to another one as fast as it can, or nobody does; CPU time is that of the two workers that serve, and \
-                 of the dispatcher",
+                 to another one as fast as it can, or nobody does, or three threads keep the machine busy with nothing; \
+                 CPU time is that of the two workers that serve, and of the dispatcher",
                 self.clients
             ),
             Scenario::Idle => "nobody says anything".to_owned(),

@@ -119,7 +119,9 @@ impl Stage {
         }
         for seat in 0..ACTORS {
             let mut command = Command::new(ourselves()?);
-            command.arg("bus-nats").arg(format!("nats://127.0.0.1:{port}"));
+            command
+                .arg("bus-nats")
+                .arg(format!("nats://127.0.0.1:{port}"));
             command.arg(socket).arg(seat.to_string());
             self.spawn(&format!("actor-{seat}"), command, dir)?;
         }
@@ -161,7 +163,11 @@ impl Stage {
                     self.check_alive(dir)?;
                     if Instant::now() > deadline {
                         let log = log(dir, self.programs[0].name());
-                        bail!("{}: {} actors of {ACTORS} came:\n{log}", self.name, seated.len());
+                        bail!(
+                            "{}: {} actors of {ACTORS} came:\n{log}",
+                            self.name,
+                            seated.len()
+                        );
                     }
                     interrupt.sleep(POLL)?;
                 }
@@ -189,7 +195,12 @@ impl Stage {
     }
 
     /// One block of a broadcast.
-    pub(crate) fn broadcast(&mut self, messages: u64, size: usize, offer: Offer) -> Result<Measured> {
+    pub(crate) fn broadcast(
+        &mut self,
+        messages: u64,
+        size: usize,
+        offer: Offer,
+    ) -> Result<Measured> {
         self.block += 1;
         let block = self.block;
         let (window, rate, ack) = match offer {
@@ -289,12 +300,24 @@ impl Stage {
         Ok(())
     }
 
-    /// It stops; how many messages it has published.
-    pub(crate) fn rest(&mut self) -> Result<u64> {
-        match self.actors[usize::from(PUBLISHER)].ask(Order::Rest)? {
-            Said::Flooded { messages } => Ok(messages),
-            said => bail!("{}: the publisher says {said:?}", self.name),
+    /// So many actors each keep a core busy, and say nothing.
+    pub(crate) fn spin(&mut self, actors: usize) -> Result<()> {
+        for actor in &mut self.actors[..actors] {
+            actor.ask(Order::Spin)?;
         }
+        Ok(())
+    }
+
+    /// So many actors stop that, or a flood; how many messages there were.
+    pub(crate) fn rest(&mut self, actors: usize) -> Result<u64> {
+        let mut all = 0;
+        for actor in &mut self.actors[..actors] {
+            match actor.ask(Order::Rest)? {
+                Said::Rested { messages } => all += messages,
+                said => bail!("{}: an actor says {said:?}", self.name),
+            }
+        }
+        Ok(all)
     }
 
     /// The master, or the server.

@@ -177,14 +177,16 @@ impl Record {
         if let Some(flooded) = last(Scenario::Http) {
             if let Some(cpu) = flooded.cpu {
                 floors.push((
-                    format!("http: a request beside a flood costs at most {UNHARMED} times the CPU time"),
+                    format!(
+                        "http: a request beside a flood costs at most {UNHARMED} times the CPU time"
+                    ),
                     times(&cpu),
                     side(&cpu, UNHARMED).map(|beyond| !beyond),
                 ));
             }
             floors.push((
                 "http: no errors beside a flood".to_owned(),
-                format!("{} of {}", flooded.errors, flooded.requests),
+                format!("{} in {} requests", flooded.errors, flooded.requests),
                 Some(flooded.errors == 0),
             ));
         }
@@ -213,7 +215,11 @@ fn table_of(report: &Report) -> String {
     let comparison = &report.comparison;
     let mut text = format!("**{}**: {}", comparison.scenario, comparison.load);
     if comparison.ending != Ending::Complete {
-        _ = write!(text, " (**not complete**: {})", table::ending(&comparison.ending));
+        _ = write!(
+            text,
+            " (**not complete**: {})",
+            table::ending(&comparison.ending)
+        );
     }
     text.push_str(
         ".\n\n| | a second | CPU time for each, µs | for a CPU-second | against the first: CPU time | lost | p50, µs | p99, µs | \
@@ -230,11 +236,8 @@ fn row(arm: &ArmSummary) -> String {
     let number = |value: Option<f64>, digits: usize| {
         value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
     };
-    let contrast = |contrast: &Option<Contrast>| {
-        contrast
-            .as_ref()
-            .map_or_else(|| "–".to_owned(), times)
-    };
+    let contrast =
+        |contrast: &Option<Contrast>| contrast.as_ref().map_or_else(|| "–".to_owned(), times);
     format!(
         "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
         arm.name,
