@@ -20,7 +20,9 @@ mod thread;
 
 pub(crate) use self::{
     core::{FAILURES, Lost},
-    handle::{Carried, HubHandle, Whose},
+    handle::{Carried, CarriedLine, HubHandle, Whose},
     tally::Tally,
     thread::{Plan, start},
 };
+#[doc(hidden)]
+pub use self::core::Workbench;
