@@ -13,6 +13,8 @@
 //! | `handle` | what the rest of the master asks of the hub |
 
 pub(crate) mod core;
+#[cfg(test)]
+mod ends;
 mod handle;
 mod lines;
 mod tally;
