@@ -9,8 +9,10 @@ use std::{
 };
 
 use crate::{
-    bus::Departure,
-    config::{self, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen, Settings},
+    bus::{Departure, Overflow},
+    config::{
+        self, BusOverflow, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen, Settings,
+    },
     dispatch::{
         load::LoadSignal,
         mode::Mode,
@@ -18,7 +20,7 @@ use crate::{
         policy::{Policy, Prefixes},
     },
     error::{Error, Result},
-    master::{self, Companions, Hooks, Plan, Ready, WorkerProcess},
+    master::{self, Companions, Hooks, Master, Plan, Ready, WorkerProcess},
     sys::{
         child::{inherited_channel, is_born_with_channel},
         exec::has_luggage,
@@ -322,6 +324,23 @@ impl Cluster {
         self
     }
 
+    /// What this machine is called on the bus; its host name by default.
+    pub fn node(mut self, name: impl Into<String>) -> Self {
+        self.config.bus.node = Some(name.into());
+        self
+    }
+
+    /// How many bytes of messages may wait for one process that is too slow, 256 KiB to 1 GiB; 4 MiB by
+    /// default. Then it loses the oldest, or with [`Overflow::Cut`] its place on the bus.
+    pub fn bus_queue(mut self, bytes: u64, overflow: Overflow) -> Self {
+        self.config.bus.queue = bytes;
+        self.config.bus.overflow = match overflow {
+            Overflow::Cut => BusOverflow::Cut,
+            Overflow::LoseOldest => BusOverflow::LoseOldest,
+        };
+        self
+    }
+
     /// How long clients may take.
     pub fn timeouts(mut self, timeouts: ConnectionTimeouts) -> Self {
         self.config.timeouts = timeouts;
@@ -338,6 +357,14 @@ impl Cluster {
     /// Calls `hook` in the master, once, when all workers are ready.
     pub fn on_ready(mut self, hook: impl FnOnce(&Ready) + 'static) -> Self {
         self.hooks.on_ready = Some(Box::new(hook));
+        self
+    }
+
+    /// Calls `hook` in the master before it starts any worker, with the [`Master`]'s handle: its place on the
+    /// bus, and the way to move connections to workers. A binary that takes the master over in an upgrade calls
+    /// its own hook, with workers there already.
+    pub fn on_master(mut self, hook: impl FnOnce(Master) + 'static) -> Self {
+        self.hooks.on_master.push(Box::new(hook));
         self
     }
 

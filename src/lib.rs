@@ -7,6 +7,31 @@
 //! worker hosts an [`Application`]: the built-in reverse proxy of `pointsman serve`, or your own
 //! hyper, tower or axum service.
 //!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use pointsman::{Policy, bus::Bus};
+//!
+//! fn axum_router(bus: Bus) -> Router {
+//!     Router::new().route("/", get(async move || match bus.publish("seen", "somebody") {
+//!         Ok(()) => "the others know\n",
+//!         Err(_) => "nobody knows\n",
+//!     }))
+//! }
+//!
+//! fn main() -> pointsman::Result<()> {
+//!     pointsman::Cluster::new()
+//!         .listen("0.0.0.0:8080")
+//!         .workers(4)
+//!         .policy(Policy::LeastLoaded)
+//!         .serve(|worker| async move { axum_router(worker.bus()) })
+//! }
+//! ```
+//!
+//! That is one program, run again for each worker; nothing before [`serve`](Cluster::serve) needs to know in
+//! which of them it is. Other ways in: [`Cluster::serve_connections`] for any protocol on TCP,
+//! [`Worker::send_connection`] to move a live connection to another worker, [`bus::Bus`] for all that
+//! processes have to say to each other. `examples/` has a program for each.
+//!
 //! The modules stand in floor order: each names only those above it.
 //!
 //! | floor | what is there |
@@ -116,7 +141,7 @@ pub use self::{
         policy::{Policy, Prefixes},
     },
     error::{Error, Result},
-    master::{Ready, WorkerProcess},
+    master::{Master, Ready, WorkerProcess},
     worker::{
         Application, Conn, Moved, NotMoved, Peer, ReceivedListeners, ServiceFn, Worker, service_fn,
     },

@@ -4,6 +4,8 @@ mod harness;
 
 #[path = "examples/chat.rs"]
 mod chat;
+#[path = "examples/doors.rs"]
+mod doors;
 #[path = "examples/sessions.rs"]
 mod sessions;
 

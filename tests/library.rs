@@ -9,9 +9,12 @@
 //! | `running` | (a program under test) |
 //! | `raw` | `serve_connections` in every mode |
 //! | `options` | options and hooks |
+//! | `moving` | connections and listeners moved by hand |
 
 mod harness;
 
+#[path = "library/moving.rs"]
+mod moving;
 #[path = "library/options.rs"]
 mod options;
 #[path = "library/programs.rs"]
@@ -30,6 +33,14 @@ const TESTS: &[(&str, fn())] = &[
     ("raw_other_tasks", raw::other_tasks_and_threads_count_too),
     ("raw_drain", raw::drain_is_told_and_ends),
     ("raw_killed", raw::what_a_killed_worker_held_is_counted),
+    ("moving_works", moving::a_connection_goes_on_elsewhere),
+    ("moving_unread", moving::what_nobody_has_read_comes_along),
+    ("moving_nobody", moving::who_cannot_be_reached_gives_it_back),
+    ("moving_stopped", moving::a_receiver_that_stands_still),
+    ("moving_killed", moving::a_receiver_that_is_killed),
+    ("moving_listener", moving::a_listener_and_its_connections),
+    ("moving_http", moving::to_an_application),
+    ("moving_master", moving::from_the_master),
     ("options_nodes", options::nodes_count_the_master),
     ("options_refused", options::what_cannot_be_is_refused),
     ("options_hooks", options::hooks_hear_of_starts_and_ends),

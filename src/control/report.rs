@@ -147,6 +147,16 @@ pub(crate) struct WorkerReport {
     pub(crate) connections_handed_over: u64,
     /// Connections that it accepted by itself; this process only.
     pub(crate) connections_self_accepted: u64,
+    /// Connections that another process moved to it; this process only.
+    #[serde(default)]
+    pub(crate) connections_moved_in: u64,
+    /// Connections that it moved to another process; this process only.
+    #[serde(default)]
+    pub(crate) connections_moved_out: u64,
+    /// Connections that it closed because nobody knows whether another process has taken them; this process
+    /// only.
+    #[serde(default)]
+    pub(crate) connections_moved_in_doubt: u64,
     /// CPU time of all processes that were ever in the seat.
     pub(crate) cpu_seconds: f64,
     /// Processes that were in the seat before and ended by themselves or by force.

@@ -3,10 +3,11 @@
 use std::{
     cell::RefCell,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::Ordering::Relaxed,
 };
 
 use super::process::Process;
-use crate::{bus::Departure, notice};
+use crate::{bus::Departure, notice, scoreboard::Row};
 
 /// A worker process, as its master sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,23 +64,21 @@ impl HookBoard {
     }
 
     pub(super) fn started(&self, process: &Process) {
-        self.0.borrow_mut().started(&describe(process));
+        self.0.borrow_mut().started(&describe(&process.row));
     }
 
     pub(super) fn stopped(&self, process: &Process, why: Departure) {
-        self.0.borrow_mut().stopped(&describe(process), why);
+        self.0.borrow_mut().stopped(&describe(&process.row), why);
     }
 }
 
-fn describe(process: &Process) -> WorkerProcess {
+/// The worker in a row of the scoreboard.
+pub(super) fn describe(row: &Row) -> WorkerProcess {
+    let birth = &row.birth;
     WorkerProcess {
-        id: process.seat.number,
-        generation: process
-            .row
-            .birth
-            .generation
-            .load(std::sync::atomic::Ordering::Relaxed),
-        pid: process.pid(),
+        id: birth.seat.load(Relaxed) as u16,
+        generation: birth.generation.load(Relaxed),
+        pid: birth.pid.load(Relaxed) as i32,
     }
 }
 

@@ -11,6 +11,7 @@ mod control;
 mod dispatcher;
 mod doors;
 mod explain;
+mod handle;
 mod hooks;
 mod notify;
 mod operations;
@@ -28,15 +29,15 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 pub(crate) use self::hooks::WorkerHooks;
-pub use self::hooks::WorkerProcess;
 use self::{
     admin::Admin,
     dispatcher::Rules,
-    hooks::HookBoard,
+    hooks::{HookBoard, guard},
     notify::Notifier,
     operations::ResumedProcesses,
     supervisor::{ClusterState, Inbox, Supervisor},
 };
+pub use self::{handle::Master, hooks::WorkerProcess};
 use crate::{
     config::{ClusterConfig, ControlSocket, Listen, Settings},
     control::path::Bound,
@@ -66,6 +67,8 @@ pub(crate) struct Hooks {
     pub(crate) config_file: Option<PathBuf>,
     /// Called with the addresses once every worker is ready.
     pub(crate) on_ready: Option<OnReady>,
+    /// Called with the master's handle before any worker is started.
+    pub(crate) on_master: Vec<OnMaster>,
     /// Called when workers come and go.
     pub(crate) workers: WorkerHooks,
     /// What the program keeps beside the cluster.
@@ -97,6 +100,9 @@ pub struct Ready {
 
 /// Reads the settings anew and checks all of them.
 pub(crate) type Source = Box<dyn FnMut() -> Result<Settings>>;
+
+/// What is to be done with the master's handle.
+pub(crate) type OnMaster = Box<dyn FnOnce(Master)>;
 
 /// What is to be done once every worker is ready.
 pub(crate) type OnReady = Box<dyn FnOnce(&Ready)>;
@@ -362,6 +368,13 @@ fn live(
             resumed
                 .settle(&supervisor)
                 .map_err(|error| Error::runtime("cannot look after the workers", error))?;
+        }
+        if !hooks.on_master.is_empty() {
+            let master = Master::new(&supervisor.hub, &supervisor.board)
+                .map_err(|error| Error::runtime("the master cannot join the bus", error))?;
+            for hook in hooks.on_master {
+                guard(|| hook(master.clone()));
+            }
         }
         let running = supervisor
             .clone()

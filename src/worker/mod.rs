@@ -32,7 +32,13 @@ use tokio::{
     sync::watch,
 };
 
-pub(crate) use self::{account::Interim, alarm::Alarm, serve::Protocol};
+pub(crate) use self::{
+    account::Interim,
+    alarm::Alarm,
+    moved::{Label, hand_connection},
+    moving::send_listener,
+    serve::Protocol,
+};
 use self::{account::Ledger, http::Http, intake::Intake, raw::Raw, rest::Rest, serve::Host};
 pub use self::{
     app::{Application, Peer, ServiceFn, service_fn},

@@ -59,6 +59,19 @@ impl<C> std::fmt::Display for NotMoved<C> {
 
 impl<C: std::fmt::Debug> std::error::Error for NotMoved<C> {}
 
+impl<C> NotMoved<C> {
+    /// Nobody has taken it.
+    pub(crate) fn back(error: BusError, conn: C) -> Self {
+        let conn = Some(conn);
+        Self { error, conn }
+    }
+
+    /// Nobody knows whether it was taken.
+    pub(crate) fn lost(error: BusError) -> Self {
+        Self { error, conn: None }
+    }
+}
+
 /// What the receiver is to know of a socket, besides the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Label {
@@ -92,6 +105,17 @@ pub(crate) async fn hand_to(
     bus.request_attached_reserved(to, topic, payload, socket, DEADLINE)
         .await
         .map(drop)
+}
+
+/// The same for a connection.
+pub(crate) async fn hand_connection(
+    bus: &Bus,
+    to: To,
+    socket: Attachment,
+    label: Label,
+    message: Payload,
+) -> Result<(), AttachmentError> {
+    hand_to(bus, to, CONNECTION, socket, label, message).await
 }
 
 /// Reads what [`hand_to`] has sent.

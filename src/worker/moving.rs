@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     Worker,
     account::Account,
-    moved::{CONNECTION, LISTENER, Label, Moved, NotMoved, hand_to, read},
+    moved::{CONNECTION, LISTENER, Label, Moved, NotMoved, hand_connection, hand_to, read},
     raw::Conn,
     serve::{Host, Protocol},
 };
@@ -63,31 +63,19 @@ impl Worker {
         // Ours stays open until it is taken.
         let copy = match conn.as_fd().try_clone_to_owned() {
             Ok(copy) => copy,
-            Err(error) => {
-                return Err(NotMoved {
-                    error: error.into(),
-                    conn: Some(conn),
-                });
-            }
+            Err(error) => return Err(NotMoved::back(error.into(), conn)),
         };
-        let (to, message) = (to.into(), message.into());
         let socket = Attachment::connection(copy);
         let label = Label::new(conn.raw_peer(), Some(conn.account().origin()));
-        match hand_to(&self.bus(), to, CONNECTION, socket, label, message).await {
+        match hand_connection(&self.bus, to.into(), socket, label, message.into()).await {
             Ok(()) => {
                 conn.account().moved();
                 Ok(())
             }
-            Err(failed) if failed.attachment.is_some() => Err(NotMoved {
-                error: failed.error,
-                conn: Some(conn),
-            }),
+            Err(failed) if failed.attachment.is_some() => Err(NotMoved::back(failed.error, conn)),
             Err(failed) => {
                 conn.account().doubtful();
-                Err(NotMoved {
-                    error: failed.error,
-                    conn: None,
-                })
+                Err(NotMoved::lost(failed.error))
             }
         }
     }

@@ -1,9 +1,18 @@
 //! The programs that the tests run, each a cluster; which one, the environment says.
 
-use std::{io, time::Duration};
+use std::{convert::Infallible, io, time::Duration};
 
-use pointsman::{Cluster, Conn};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use http_body_util::Full;
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    service::Service,
+};
+use pointsman::{Application, Cluster, Conn, Master, Peer, ReceivedListeners, Worker, bus::To};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpListener,
+};
 
 /// Names the program that this process is to be.
 pub const PROGRAM: &str = "LIBRARY_PROGRAM";
@@ -51,6 +60,32 @@ pub fn run(program: &str) -> pointsman::Result<()> {
         "no-restart" => hooks(cluster.listen("127.0.0.1:0").workers(2))
             .restart_children(false)
             .serve_connections(obey),
+        "sniff" => cluster
+            .listen("127.0.0.1:0")
+            .workers(2)
+            .serve_connections(sniff),
+        "listeners" => cluster
+            .listen("127.0.0.1:0")
+            .workers(2)
+            .serve_connections_with(|worker| async move {
+                let arrivals = worker.received_listeners().await.expect("a bus");
+                tokio::task::spawn_local(accept_for_ever(worker, arrivals));
+                obey
+            }),
+        "http" => cluster
+            .listen("127.0.0.1:0")
+            .workers(2)
+            .serve(|worker| async move {
+                if worker.id() == 0 {
+                    tokio::task::spawn_local(pass_on(worker.clone()));
+                }
+                WhoAndWhy(worker)
+            }),
+        "master" => cluster
+            .listen("127.0.0.1:0")
+            .workers(2)
+            .on_master(|master| _ = tokio::task::spawn_local(master_passes_on(master)))
+            .serve_connections(obey),
         other => panic!("no program '{other}'"),
     }
 }
@@ -82,10 +117,94 @@ fn hooks(cluster: Cluster) -> Cluster {
         .on_worker_stop(|w, why| println!("stop {} {} {why:?}", w.id, w.generation))
 }
 
+/// Moves each connection to the worker that its first byte names.
+async fn sniff(conn: Conn) -> io::Result<()> {
+    if conn.message().is_some() {
+        return obey(conn).await;
+    }
+    let mut first = [0];
+    conn.peek(&mut first).await?;
+    let (worker, seat) = (conn.worker().clone(), u16::from(first[0] - b'0'));
+    let moved = worker
+        .send_connection(To::Worker(seat), conn, "sniffed")
+        .await;
+    moved.map_err(io::Error::other)
+}
+
+/// Serves what comes by the listeners that others pass to this worker.
+async fn accept_for_ever(worker: Worker, mut arrivals: ReceivedListeners) {
+    while let Some((listener, moved)) = arrivals.next().await {
+        println!("listener {} {:?}", worker.id(), moved.message().bytes());
+        let worker = worker.clone();
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(conn) = worker.adopt(stream) {
+                    tokio::task::spawn_local(obey(conn));
+                }
+            }
+        });
+    }
+}
+
+/// Moves what comes by a listener of its own to the other worker.
+async fn pass_on(worker: Worker) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    println!("own {}", listener.local_addr().expect("bound"));
+    while let Ok((stream, _)) = listener.accept().await {
+        let conn = worker.adopt(stream).expect("connected");
+        let moved = worker.send_connection(To::Worker(1), conn, "by hand").await;
+        moved.expect("the other worker is there");
+    }
+}
+
+/// The same in the master, which has a listener for each worker.
+async fn master_passes_on(master: Master) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    println!("own {}", listener.local_addr().expect("bound"));
+    while let Ok((stream, _)) = listener.accept().await {
+        let stream = stream.into_std().expect("ours");
+        for worker in master.workers() {
+            println!("there {} {}", worker.id, worker.pid);
+        }
+        let moved = master
+            .send_connection(To::Worker(1), stream, "from above")
+            .await;
+        moved.expect("the worker is there");
+    }
+}
+
+/// Says which worker answers, and what came along with the connection.
+struct WhoAndWhy(Worker);
+
+impl Application for WhoAndWhy {
+    type ResponseBody = Full<Bytes>;
+
+    #[allow(refining_impl_trait, reason = "a test")]
+    fn service(
+        &self,
+        peer: &Peer,
+    ) -> impl Service<Request<Incoming>, Response = Response<Full<Bytes>>, Error = Infallible> + 'static
+    {
+        let why = peer.message().map(|moved| moved.message().bytes().clone());
+        let text = format!("{} {why:?}", self.0.id());
+        hyper::service::service_fn(move |_| {
+            let body = Full::from(text.clone());
+            async { Ok::<_, Infallible>(Response::new(body)) }
+        })
+    }
+}
+
 /// Does what each line says.
 async fn obey(conn: Conn) -> io::Result<()> {
     let worker = conn.worker().clone();
     let about = format!("{} {}", conn.peer(), conn.listener());
+    let moved = conn.message().map_or("no".into(), |moved| {
+        format!(
+            "{} {}",
+            moved.from(),
+            String::from_utf8_lossy(moved.message().bytes())
+        )
+    });
     let mut conn = BufReader::new(conn);
     let mut line = String::new();
     loop {
@@ -102,6 +221,30 @@ async fn obey(conn: Conn) -> io::Result<()> {
                 .await?
             }
             "about" => say(&mut conn, &about).await?,
+            "moved" => say(&mut conn, &moved).await?,
+            "id" => {
+                let id = worker.bus().id().await.expect("a bus");
+                say(&mut conn, &id.to_string()).await?;
+            }
+            "everybody" => match give(&worker, To::Siblings, conn, "x").await {
+                Some(back) => conn = back,
+                None => return Ok(()),
+            },
+            text if text.starts_with("move ") => {
+                let (seat, message) = text[5..].split_once(' ').expect("a seat and a message");
+                let to = To::Worker(seat.parse().expect("a seat"));
+                match give(&worker, to, conn, message).await {
+                    Some(back) => conn = back,
+                    None => return Ok(()),
+                }
+            }
+            "listen" => {
+                let listener = TcpListener::bind("127.0.0.1:0").await?;
+                let other = To::Worker(1 - worker.id());
+                let sent = worker.send_listener(other, &listener, "yours").await;
+                let said = format!("{} {sent:?}", listener.local_addr()?);
+                say(&mut conn, &said).await?;
+            }
             "panic" => panic!("as handlers may"),
             "exit" => std::process::exit(3),
             "task" => {
@@ -126,6 +269,24 @@ async fn obey(conn: Conn) -> io::Result<()> {
             text => say(&mut conn, text).await?,
         }
     }
+}
+
+/// Moves the connection, or says why not.
+async fn give(
+    worker: &Worker,
+    to: To,
+    conn: BufReader<Conn>,
+    message: &str,
+) -> Option<BufReader<Conn>> {
+    assert!(conn.buffer().is_empty(), "the client waits");
+    let failed = worker
+        .send_connection(to, conn.into_inner(), message)
+        .await
+        .err()?;
+    println!("not moved: {failed}");
+    let mut conn = BufReader::new(failed.conn?);
+    say(&mut conn, "not moved").await.ok()?;
+    Some(conn)
 }
 
 async fn say(conn: &mut BufReader<Conn>, text: &str) -> io::Result<()> {

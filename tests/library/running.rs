@@ -208,6 +208,13 @@ impl Lines {
         }
     }
 
+    /// The answer; `None`: the connection has ended.
+    pub fn try_ask(&mut self, line: &str) -> Option<String> {
+        let line = format!("{line}\n");
+        self.0.get_mut().write_all(line.as_bytes()).ok()?;
+        Some(self.hear())
+    }
+
     #[track_caller]
     pub fn ask(&mut self, line: &str) -> String {
         self.say(line);
