@@ -6,6 +6,8 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -103,7 +105,7 @@ pub(crate) async fn act<L: Line>(line: L, seat: u16, socket: &Path) -> Result<()
         seat,
         pid: Pid::this().as_raw(),
     };
-    let mut flood = None;
+    let mut labour = None;
     loop {
         let mut text = serde_json::to_vec(&say)?;
         text.push(b'\n');
@@ -112,7 +114,7 @@ pub(crate) async fn act<L: Line>(line: L, seat: u16, socket: &Path) -> Result<()
             return Ok(());
         };
         let order = serde_json::from_str(&order)?;
-        say = match obey(&line, order, &tally, &acks, &mut flood).await {
+        say = match obey(&line, order, &tally, &acks, &mut labour).await {
             Ok(say) => say,
             Err(error) => Said::Failed(format!("{error:#}")),
         };
@@ -124,7 +126,7 @@ async fn obey<L: Line>(
     order: Order,
     tally: &Tally,
     acks: &Acks,
-    flood: &mut Option<Flood>,
+    labour: &mut Option<Labour>,
 ) -> Result<Said> {
     Ok(match order {
         Order::Expect {
@@ -155,17 +157,19 @@ async fn obey<L: Line>(
         Order::Count => Said::Counted(tally.count.get()),
         Order::Ask { requests, size } => ask(line, requests, size).await,
         Order::Flood { size } => {
-            *flood = Some(Flood::start(line.clone(), size));
+            *labour = Some(Labour::flood(line.clone(), size));
             Said::Understood
         }
-        Order::Rest => {
-            let Some(flood) = flood.take() else {
-                bail!("nothing is being published");
-            };
-            Said::Flooded {
-                messages: flood.stop(),
-            }
+        Order::Spin => {
+            *labour = Some(Labour::spin());
+            Said::Understood
         }
+        Order::Rest => match labour.take() {
+            Some(labour) => Said::Rested {
+                messages: labour.stop(),
+            },
+            None => bail!("nothing is being done"),
+        },
     })
 }
 
@@ -261,14 +265,19 @@ async fn ask<L: Line>(line: &L, requests: u64, size: usize) -> Said {
     }
 }
 
-/// Messages without end.
-struct Flood {
-    sent: Rc<Cell<u64>>,
-    task: JoinHandle<()>,
+/// Work without end.
+enum Labour {
+    /// Messages.
+    Flood {
+        sent: Rc<Cell<u64>>,
+        task: JoinHandle<()>,
+    },
+    /// Nothing, as fast as it goes.
+    Spin(Arc<AtomicBool>),
 }
 
-impl Flood {
-    fn start<L: Line>(line: L, size: usize) -> Self {
+impl Labour {
+    fn flood<L: Line>(line: L, size: usize) -> Self {
         let sent = Rc::new(Cell::new(0));
         let counted = sent.clone();
         let task = spawn_local(async move {
@@ -280,12 +289,32 @@ impl Flood {
                 }
             }
         });
-        Self { sent, task }
+        Self::Flood { sent, task }
     }
 
+    fn spin() -> Self {
+        let enough = Arc::new(AtomicBool::new(false));
+        let told = enough.clone();
+        std::thread::spawn(move || {
+            while !told.load(Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        Self::Spin(enough)
+    }
+
+    /// How many messages there were.
     fn stop(self) -> u64 {
-        self.task.abort();
-        self.sent.get()
+        match self {
+            Self::Flood { sent, task } => {
+                task.abort();
+                sent.get()
+            }
+            Self::Spin(enough) => {
+                enough.store(true, Relaxed);
+                0
+            }
+        }
     }
 }
 

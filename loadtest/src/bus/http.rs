@@ -17,8 +17,18 @@ use crate::guard::{Interrupt, POLL};
 use crate::ports::Ports;
 use crate::probe;
 
-/// The arms: the first is the base, the second is its twin.
-pub(super) const ARMS: [&str; 3] = ["silent bus", "silent bus again", "flooded bus"];
+/// The arms: the first is the base, the second is its twin. In the third, neighbours take as much of the
+/// machine as a flood does, and use no bus: what that costs is not the bus's doing.
+pub(super) const ARMS: [&str; 4] = [
+    "silent bus",
+    "silent bus again",
+    "busy neighbours",
+    "flooded bus",
+];
+const BUSY: usize = 2;
+const FLOODED: usize = 3;
+/// Threads that a flood keeps busy: who publishes, the hub, who receives.
+const THREADS: usize = 3;
 /// How long the cluster may take to answer.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 /// How long an answer may take.
@@ -68,13 +78,16 @@ impl Ground {
 
     /// A block of load.
     pub(super) fn block(&mut self, bus: &Bus, arm: usize, round: u32) -> Result<Measured> {
-        let floods = arm + 1 == ARMS.len();
-        if floods {
-            self.stage.flood(bus.size())?;
+        match arm {
+            BUSY => self.stage.spin(THREADS)?,
+            FLOODED => self.stage.flood(bus.size())?,
+            _ => {}
         }
         let measured = self.load(bus, round);
-        if floods && self.stage.rest()? == 0 {
-            bail!("nothing was published");
+        match arm {
+            BUSY => _ = self.stage.rest(THREADS)?,
+            FLOODED if self.stage.rest(1)? == 0 => bail!("nothing was published"),
+            _ => {}
         }
         measured
     }

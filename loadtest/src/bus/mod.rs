@@ -355,8 +355,8 @@ impl Bus {
             ),
             Scenario::Http => format!(
                 "{} clients that keep their connections, small answers, while a worker that serves nobody publishes \
-                 to another one as fast as it can, or nobody does; CPU time is that of the two workers that serve, and \
-                 of the dispatcher",
+                 to another one as fast as it can, or nobody does, or three threads keep the machine busy with nothing; \
+                 CPU time is that of the two workers that serve, and of the dispatcher",
                 self.clients
             ),
             Scenario::Idle => "nobody says anything".to_owned(),

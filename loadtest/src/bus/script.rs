@@ -42,7 +42,9 @@ pub(crate) enum Order {
     Ask { requests: u64, size: usize },
     /// Keep publishing from now on.
     Flood { size: usize },
-    /// Stop that.
+    /// Keep a core busy from now on, with nothing.
+    Spin,
+    /// Stop that, or the flood.
     Rest,
 }
 
@@ -66,8 +68,8 @@ pub(crate) enum Said {
         failed: u64,
         latency: Snapshot,
     },
-    /// Messages of the flood so far.
-    Flooded { messages: u64 },
+    /// Messages of the flood; none of a spin.
+    Rested { messages: u64 },
     /// It did not work.
     Failed(String),
 }

@@ -300,12 +300,24 @@ impl Stage {
         Ok(())
     }
 
-    /// It stops; how many messages it has published.
-    pub(crate) fn rest(&mut self) -> Result<u64> {
-        match self.actors[usize::from(PUBLISHER)].ask(Order::Rest)? {
-            Said::Flooded { messages } => Ok(messages),
-            said => bail!("{}: the publisher says {said:?}", self.name),
+    /// So many actors each keep a core busy, and say nothing.
+    pub(crate) fn spin(&mut self, actors: usize) -> Result<()> {
+        for actor in &mut self.actors[..actors] {
+            actor.ask(Order::Spin)?;
         }
+        Ok(())
+    }
+
+    /// So many actors stop that, or a flood; how many messages there were.
+    pub(crate) fn rest(&mut self, actors: usize) -> Result<u64> {
+        let mut all = 0;
+        for actor in &mut self.actors[..actors] {
+            match actor.ask(Order::Rest)? {
+                Said::Rested { messages } => all += messages,
+                said => bail!("{}: an actor says {said:?}", self.name),
+            }
+        }
+        Ok(all)
     }
 
     /// The master, or the server.

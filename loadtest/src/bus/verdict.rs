@@ -186,7 +186,7 @@ impl Record {
             }
             floors.push((
                 "http: no errors beside a flood".to_owned(),
-                format!("{} of {}", flooded.errors, flooded.requests),
+                format!("{} in {} requests", flooded.errors, flooded.requests),
                 Some(flooded.errors == 0),
             ));
         }
