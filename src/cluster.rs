@@ -9,7 +9,9 @@ use std::{
 };
 
 use crate::{
-    config::{self, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen, Settings},
+    config::{
+        self, BusOptions, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen, Settings,
+    },
     dispatch::{
         load::LoadSignal,
         mode::Mode,
@@ -254,6 +256,12 @@ impl Cluster {
     /// The limit of open files of every process, at least 64; as many as are allowed by default.
     pub fn nofile(mut self, limit: u64) -> Self {
         self.config.nofile = Some(limit);
+        self
+    }
+
+    /// Meets other masters, so that their processes are on one bus.
+    pub fn bus(mut self, options: BusOptions) -> Self {
+        self.config.bus = Some(options);
         self
     }
 

@@ -106,7 +106,7 @@ pub mod cli;
 
 pub use self::{
     cluster::{Cluster, is_worker},
-    config::ConnectionTimeouts,
+    config::{BusOptions, ConnectionTimeouts},
     dispatch::{
         load::LoadSignal,
         mode::{Arm, Mode},

@@ -335,7 +335,10 @@ impl To {
     /// Appends it to `bytes`.
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         let mut named = |tag: u8, processes: &[ProcessId]| {
-            assert!(processes.len() <= MAX_NAMED, "checked where messages are made");
+            assert!(
+                processes.len() <= MAX_NAMED,
+                "checked where messages are made"
+            );
             bytes.extend_from_slice(&[tag, processes.len() as u8]);
             for process in processes {
                 bytes.extend_from_slice(&process.master.0.to_le_bytes());

@@ -65,9 +65,8 @@ impl<A> Queue<A> {
         attached: Option<A>,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        let fits = |packet: &Packet<A>| {
-            packet.attached.is_none() && packet.bytes.len() + size <= PACKET
-        };
+        let fits =
+            |packet: &Packet<A>| packet.attached.is_none() && packet.bytes.len() + size <= PACKET;
         // A frame with a descriptor has a packet of its own.
         if attached.is_some() || !self.packets.back().is_some_and(fits) {
             let bytes = self.spare.pop().unwrap_or_default();

@@ -78,7 +78,9 @@ mod tests {
             assert!(is_topic(text), "{text}");
             assert!(is_pattern(text), "{text}");
         }
-        for text in ["", ".", "a.", ".a", "a..b", "a b", "a\n", "a.b*", "a>", "\0"] {
+        for text in [
+            "", ".", "a.", ".a", "a..b", "a b", "a\n", "a.b*", "a>", "\0",
+        ] {
             assert!(!is_topic(text) && !is_pattern(text), "{text:?}");
         }
         for text in ["*", ">", "a.*", "a.>", "*.a.>"] {

@@ -3,6 +3,7 @@
 //! Everything here is checked once, by the master, and then sent to the workers as it is: a worker
 //! never reads a flag or a file.
 
+mod bus;
 mod endpoint;
 mod refusal;
 mod reload;
@@ -14,6 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    bus::{BusOptions, USUAL_BEAT, USUAL_PREFIX},
     endpoint::{Address, Endpoint},
     refusal::Refusal,
 };
@@ -111,6 +113,9 @@ pub struct ClusterConfig {
     pub group: Option<String>,
     /// The limit of open files of every process; `None`: as many as are allowed.
     pub nofile: Option<u64>,
+    /// How it meets other masters; `None`: not at all.
+    #[serde(default)]
+    pub bus: Option<BusOptions>,
 }
 
 /// When a worker counts as stuck.
@@ -175,6 +180,7 @@ impl Default for ClusterConfig {
             user: None,
             group: None,
             nofile: None,
+            bus: None,
         }
     }
 }
@@ -207,6 +213,7 @@ impl ClusterConfig {
         let workers = self.check_workers()?;
         self.check_limits()?;
         self.check_names()?;
+        self.bus.as_ref().map_or(Ok(()), BusOptions::check)?;
         Ok(workers)
     }
 

@@ -12,6 +12,7 @@ impl ClusterConfig {
             ("user", self.user != new.user),
             ("group", self.group != new.group),
             ("nofile", self.nofile != new.nofile),
+            ("bus", self.bus != new.bus),
         ];
         for (setting, changed) in fixed {
             if changed {
