@@ -261,7 +261,7 @@ impl Cluster {
 
     /// Meets other masters, so that their processes are on one bus.
     pub fn bus(mut self, options: BusOptions) -> Self {
-        self.config.bus = Some(options);
+        self.config.bus.nats = Some(options);
         self
     }
 

@@ -4,6 +4,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
@@ -11,7 +12,13 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::frame::MAX_PACKET;
 use crate::sys::{fdpass, readiness::watch};
 
+/// How soon a full line is tried again where no descriptor is left to wait with.
+const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(2);
+
 /// One end of a line.
+///
+/// The runtime is told of what can be read, and not of what could be written: else every packet that
+/// the other end takes would wake this one up, for nothing.
 #[derive(Debug)]
 pub(crate) struct Line {
     socket: AsyncFd<OwnedFd>,
@@ -46,7 +53,7 @@ impl Line {
     /// The runtime cannot register it.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self {
-            socket: watch(socket, Interest::READABLE | Interest::WRITABLE)?,
+            socket: watch(socket, Interest::READABLE)?,
         })
     }
 
@@ -65,20 +72,23 @@ impl Line {
         packet: &[u8],
         attached: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
-        self.socket.try_io(Interest::WRITABLE, |socket| {
-            fdpass::send(socket.as_fd(), packet, attached.into_iter())
-        })
+        fdpass::send(self.socket.get_ref().as_fd(), packet, attached.into_iter())
     }
 
-    /// Waits until there may be room.
+    /// Waits until there may be room. Costs a descriptor while it waits, or time where there is none.
     ///
     /// # Errors
     /// The runtime is shutting down.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        self.socket
-            .writable()
-            .await
-            .map(|mut guard| guard.retain_ready())
+        let same = self.socket.get_ref().try_clone();
+        let Ok(same) = same.and_then(|same| watch(same, Interest::WRITABLE)) else {
+            tokio::time::sleep(WITHOUT_DESCRIPTOR).await;
+            return Ok(());
+        };
+        // A descriptor that is new to the runtime is looked at once before it is waited for, so what
+        // became free in the meantime is not missed.
+        same.writable().await?.retain_ready();
+        Ok(())
     }
 
     /// Waits until something may be there.

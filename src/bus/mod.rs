@@ -11,6 +11,7 @@
 //! | `frame`, `control` | one message ↔ its bytes |
 //! | `queue`, `line` | what waits to go through a line, and the line |
 
+mod client;
 #[doc(hidden)]
 pub mod control;
 mod error;
@@ -21,14 +22,20 @@ pub(crate) mod line;
 mod payload;
 mod peer;
 pub(crate) mod queue;
+mod stream;
 mod to;
 pub mod topic;
 
 pub use self::{
+    client::{
+        Attachment, AttachmentError, Bus, Cut, Hosted, Message, Offered, Overflow, PresenceEvents,
+        Subscribe, Subscription,
+    },
     error::{BusError, Failure},
-    frame::Encoding,
+    frame::{Attached, Encoding, Space},
     id::{MasterId, NotAnId, ProcessId},
     payload::Payload,
     peer::{Departure, Peer, Presence, Role},
+    stream::Stream,
     to::{Balance, To},
 };

@@ -5,6 +5,7 @@
 
 mod bus;
 mod endpoint;
+mod nats;
 mod refusal;
 mod reload;
 
@@ -15,8 +16,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    bus::{BusOptions, USUAL_BEAT, USUAL_PREFIX},
+    bus::{BusConfig, BusOverflow},
     endpoint::{Address, Endpoint},
+    nats::{BusOptions, USUAL_PREFIX},
     refusal::Refusal,
 };
 use crate::{
@@ -113,9 +115,9 @@ pub struct ClusterConfig {
     pub group: Option<String>,
     /// The limit of open files of every process; `None`: as many as are allowed.
     pub nofile: Option<u64>,
-    /// How it meets other masters; `None`: not at all.
+    /// What the bus is to be.
     #[serde(default)]
-    pub bus: Option<BusOptions>,
+    pub bus: BusConfig,
 }
 
 /// When a worker counts as stuck.
@@ -180,7 +182,7 @@ impl Default for ClusterConfig {
             user: None,
             group: None,
             nofile: None,
-            bus: None,
+            bus: BusConfig::default(),
         }
     }
 }
@@ -213,7 +215,7 @@ impl ClusterConfig {
         let workers = self.check_workers()?;
         self.check_limits()?;
         self.check_names()?;
-        self.bus.as_ref().map_or(Ok(()), BusOptions::check)?;
+        self.bus.check()?;
         Ok(workers)
     }
 
@@ -587,6 +589,12 @@ mod tests {
                 user: Some("www".into()),
                 group: Some("www-data".into()),
                 nofile: Some(1024),
+                bus: BusConfig {
+                    node: Some("web-1".into()),
+                    queue: 1024 * 1024,
+                    overflow: BusOverflow::Cut,
+                    nats: Some(BusOptions::nats("nats://a").token_file("/t")),
+                },
             },
             application: "{\"a\": 1}".into(),
             endpoints: vec!["unix:/run/app.sock".into()],

@@ -12,7 +12,10 @@ impl ClusterConfig {
             ("user", self.user != new.user),
             ("group", self.group != new.group),
             ("nofile", self.nofile != new.nofile),
-            ("bus", self.bus != new.bus),
+            ("node", self.bus.node != new.bus.node),
+            ("bus-queue", self.bus.queue != new.bus.queue),
+            ("bus-overflow", self.bus.overflow != new.bus.overflow),
+            ("bus", self.bus.nats != new.bus.nats),
         ];
         for (setting, changed) in fixed {
             if changed {
@@ -59,7 +62,7 @@ mod tests {
     use super::*;
     use crate::{
         Arm, LoadSignal, Mode,
-        config::{ControlSocket, HangLimits},
+        config::{BusOptions, BusOverflow, ControlSocket, HangLimits},
     };
 
     fn changed(change: impl FnOnce(&mut ClusterConfig)) -> ClusterConfig {
@@ -90,6 +93,14 @@ mod tests {
         refused("'user'", changed(|c| c.user = Some("www".into())));
         refused("'group'", changed(|c| c.group = Some("www".into())));
         refused("'nofile'", changed(|c| c.nofile = Some(64)));
+        refused("'node'", changed(|c| c.bus.node = Some("a".into())));
+        refused("'bus-queue'", changed(|c| c.bus.queue *= 2));
+        refused(
+            "'bus-overflow'",
+            changed(|c| c.bus.overflow = BusOverflow::Cut),
+        );
+        let nats = Some(BusOptions::nats("nats://a"));
+        refused("'bus'", changed(|c| c.bus.nats = nats));
         refused(
             "systemd:api cannot be added",
             changed(|c| c.listen.push(Listen::Passed("api".into()))),

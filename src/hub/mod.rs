@@ -1,1 +1,5 @@
 //! The hub: the middle of the bus, a thread of the master.
+
+pub(crate) mod core;
+
+pub(crate) use self::core::Counters;

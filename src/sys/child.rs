@@ -53,6 +53,10 @@ pub struct Child {
 /// The environment variable that tells a new process which descriptor was left open for it.
 pub const INHERITED: &str = "POINTSMAN_CHANNEL";
 
+/// The same for the line to the bus of whoever started a program that may be a master itself, see
+/// [`leave_open`].
+pub const UPLINK: &str = "POINTSMAN_BUS";
+
 impl Child {
     /// Starts `command` with `channel` as the one descriptor, besides the standard three, that
     /// outlives `exec`; its number is in the variable [`INHERITED`]. The child ignores what a terminal
@@ -64,7 +68,7 @@ impl Child {
     pub fn spawn(mut command: Command, channel: OwnedFd) -> io::Result<Self> {
         let number = channel.as_raw_fd();
         command.env(INHERITED, format!("{number}:{}", std::process::id()));
-        for variable in NOT_FOR_CHILDREN {
+        for variable in NOT_FOR_CHILDREN.into_iter().chain([UPLINK]) {
             command.env_remove(variable);
         }
         // SAFETY: between fork and exec only async-signal-safe calls are allowed; close_range, fcntl
@@ -224,14 +228,32 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     }
 }
 
-/// Was this process born by [`Child::spawn`]? Adopts nothing.
-pub fn is_born_with_channel() -> bool {
-    matches!(birth(), Some(Ok((number, parent))) if is_channel(number) || Pid::parent().as_raw() == parent)
+/// Leaves `line` open for the process that `command` starts, a master perhaps, which finds it by
+/// [`inherited_uplink`]. It is closed here when `command` is dropped. For one process only: a second one
+/// would listen to the same line.
+pub fn leave_open(command: &mut Command, line: OwnedFd) {
+    let number = line.as_raw_fd();
+    command.env(UPLINK, format!("{number}:{}", std::process::id()));
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed; fcntl is, and nothing here
+    // allocates or locks.
+    unsafe {
+        command.pre_exec(
+            move || match libc::fcntl(line.as_raw_fd(), libc::F_SETFD, 0) {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            },
+        );
+    }
 }
 
-/// What the variable says: descriptor and parent. `None`: there is no such variable.
-fn birth() -> Option<Result<(RawFd, i32), String>> {
-    let value = std::env::var(INHERITED).ok()?;
+/// Was this process born by [`Child::spawn`]? Adopts nothing.
+pub fn is_born_with_channel() -> bool {
+    matches!(birth(INHERITED), Some(Ok((number, parent))) if is_channel(number) || Pid::parent().as_raw() == parent)
+}
+
+/// What `variable` says: descriptor and parent. `None`: there is no such variable.
+fn birth(variable: &str) -> Option<Result<(RawFd, i32), String>> {
+    let value = std::env::var(variable).ok()?;
     let parsed = value
         .split_once(':')
         .and_then(|(fd, parent)| Some((fd.parse().ok()?, parent.parse().ok()?)));
@@ -253,7 +275,7 @@ pub fn inherited_channel() -> io::Result<Option<OwnedFd>> {
         let text = format!("{INHERITED} {what}; it is for worker processes only, unset it");
         Err(io::Error::new(io::ErrorKind::InvalidInput, text))
     };
-    let (number, parent) = match birth() {
+    let (number, parent) = match birth(INHERITED) {
         None => return Ok(None),
         Some(Err(value)) => return refused(&format!("is '{value}', not DESCRIPTOR:PARENT")),
         Some(Ok(birth)) => birth,
@@ -272,6 +294,29 @@ pub fn inherited_channel() -> io::Result<Option<OwnedFd>> {
         return refused("names no open channel");
     }
     Ok(None)
+}
+
+/// The line that [`leave_open`] left open for this process, the first time that it is asked for.
+/// `None` too if it was meant for somebody else: whoever is started by this process inherits the
+/// variable, but not the descriptor, and has another parent.
+///
+/// # Errors
+/// As `fcntl(2)`.
+pub fn inherited_uplink() -> io::Result<Option<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+
+    let Some(Ok((number, parent))) = birth(UPLINK) else {
+        return Ok(None);
+    };
+    let ours = Pid::parent().as_raw() == parent && is_channel(number);
+    if !ours || TAKEN.swap(true, Ordering::AcqRel) {
+        return Ok(None);
+    }
+    // SAFETY: open and a line (checked above), left open by our parent for exactly this purpose, and
+    // adopted once.
+    let line = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl(&line, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(Some(line))
 }
 
 fn is_channel(number: RawFd) -> bool {

@@ -137,6 +137,19 @@ pub(super) struct Serve {
     #[arg(long, value_name = "N")]
     nofile: Option<u64>,
 
+    /// What this machine is called on the bus [default: its host name].
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+
+    /// The bytes that may wait on the bus for one process.
+    #[arg(long, value_name = "BYTES", default_value_t = 4 * 1024 * 1024)]
+    bus_queue: u64,
+
+    /// What becomes of a process for which more waits: it loses the oldest messages (lose-oldest), or
+    /// is cut off from the bus (cut).
+    #[arg(long, value_name = "WHAT", default_value = "lose-oldest")]
+    bus_overflow: String,
+
     /// The master serves requests too, as one more worker.
     #[arg(long)]
     master_serves: bool,

@@ -6,8 +6,8 @@ use super::Serve;
 use crate::{
     cluster::{listen, resolve},
     config::{
-        BusOptions, ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint, HangLimits,
-        ProxyConfig, Refusal, Settings, UpstreamTimeouts, dispatch,
+        BusConfig, BusOptions, ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint,
+        HangLimits, ProxyConfig, Refusal, Settings, UpstreamTimeouts, dispatch,
     },
     dispatch::policy::Prefixes,
     error::{Error, Result},
@@ -172,11 +172,18 @@ impl Serve {
         config.check()?;
         Ok(config)
     }
-}
 
-impl Serve {
+    fn bus(&self) -> Result<BusConfig, Refusal> {
+        Ok(BusConfig {
+            node: self.node.clone(),
+            queue: self.bus_queue,
+            overflow: name(&["bus-overflow"], Some(&self.bus_overflow))?.unwrap_or_default(),
+            nats: self.nats()?,
+        })
+    }
+
     /// How it meets other masters.
-    fn bus(&self) -> Result<Option<BusOptions>, Refusal> {
+    fn nats(&self) -> Result<Option<BusOptions>, Refusal> {
         let files = [
             (&["bus-password-file"], &self.bus_password_file),
             (&["bus-token-file"], &self.bus_token_file),
