@@ -303,9 +303,7 @@ mod tests {
 
     fn deadlines(packet: &[u8]) -> Vec<u64> {
         let frames = frame::frames(packet);
-        frames
-            .map(|f| f.expect("sound").header.deadline)
-            .collect()
+        frames.map(|f| f.expect("sound").header.deadline).collect()
     }
 
     proptest! {
