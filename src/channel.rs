@@ -169,7 +169,7 @@ impl Inlet {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {
     /// Everything that the worker owns, once, first of all. The descriptors that come along are, in
-    /// this order: the scoreboard, the hand-over line, and those of `doors`.
+    /// this order: the scoreboard, the hand-over line, the line to the hub, and those of `doors`.
     Inheritance(Inheritance),
     /// The same, to a binary that is to show that it could take this one's place: one more descriptor
     /// holds what it would be given.
@@ -202,6 +202,9 @@ pub struct Inheritance {
     pub endpoints: Vec<u8>,
     /// What the application asked for, in its own words.
     pub application: String,
+    /// Does a line to the hub come along? Not from a master that knows no bus yet.
+    #[serde(default)]
+    pub bus: bool,
 }
 
 /// Where and how a worker accepts by itself. One descriptor follows for each listener.

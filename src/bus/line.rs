@@ -62,6 +62,14 @@ impl Line {
         self.socket.into_inner()
     }
 
+    /// Another descriptor of the same end.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.socket.get_ref().try_clone()
+    }
+
     /// Sends a packet if there is room.
     ///
     /// # Errors

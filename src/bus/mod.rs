@@ -11,6 +11,7 @@
 //! | `frame`, `control` | one message ↔ its bytes |
 //! | `queue`, `line` | what waits to go through a line, and the line |
 
+mod branch;
 mod client;
 #[doc(hidden)]
 pub mod control;

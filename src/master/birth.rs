@@ -20,6 +20,7 @@ use super::{
     supervisor::Supervisor,
 };
 use crate::{
+    bus::line,
     channel::{Control, Inheritance, ToWorker, handover_line},
     error::{Error, Result},
     notice,
@@ -32,10 +33,19 @@ use crate::{
     },
 };
 
+/// A worker that is about to be.
+struct Unborn {
+    process: Process,
+    /// The worker's end of the control line.
+    line: OwnedFd,
+    /// The hub's end of the line to the hub.
+    hubs: OwnedFd,
+}
+
 impl Supervisor {
     /// Makes everything that a worker in `seat` is born with, and leaves it in the returned control
     /// line's pipe before the worker exists.
-    async fn prepare(&self, seat: Seat) -> io::Result<(Process, OwnedFd)> {
+    async fn prepare(&self, seat: Seat) -> io::Result<Unborn> {
         let (generation, columns) = {
             let (mut status, state) = (self.status.lock(), self.state.borrow());
             let names = &state.settings.endpoints;
@@ -55,6 +65,7 @@ impl Supervisor {
             let (ours, theirs) = fdpass::pair()?;
             let control = Rc::new(Control::new(ours)?);
             let (outlet, inlet) = handover_line()?;
+            let (hubs, bus) = line::pair()?;
             let (inheritance, listeners) = {
                 let state = self.state.borrow();
                 let config = &state.settings.cluster;
@@ -70,20 +81,21 @@ impl Supervisor {
                     drain_timeout: config.drain_timeout,
                     endpoints: columns,
                     application: state.settings.application.clone(),
+                    bus: true,
                 };
                 (inheritance, listeners)
             };
             let listeners = listeners.into_iter().collect::<io::Result<Vec<_>>>()?;
             let epoch = inheritance.doors.epoch;
-            let mut descriptors = vec![self.board.as_fd(), inlet.as_fd()];
+            let mut descriptors = vec![self.board.as_fd(), inlet.as_fd(), bus.as_fd()];
             descriptors.extend(listeners.iter().map(AsFd::as_fd));
             control
                 .send(&ToWorker::Inheritance(inheritance), &descriptors)
                 .await?;
-            Ok((control, outlet, theirs, epoch))
+            Ok((control, outlet, theirs, hubs, epoch))
         };
         match made.await {
-            Ok((control, outlet, theirs, epoch)) => {
+            Ok((control, outlet, line, hubs, epoch)) => {
                 let birth = {
                     let mut state = self.state.borrow_mut();
                     state.births += 1;
@@ -95,6 +107,7 @@ impl Supervisor {
                     row,
                     born: Instant::now(),
                     control,
+                    bus: None,
                     outlet: Some(outlet),
                     told: Some(epoch),
                     opened: epoch,
@@ -102,7 +115,11 @@ impl Supervisor {
                     child: None,
                     watch: Vec::new(),
                 };
-                Ok((process, theirs))
+                Ok(Unborn {
+                    process,
+                    line,
+                    hubs,
+                })
             }
             Err(error) => {
                 row.retire();
@@ -117,7 +134,11 @@ impl Supervisor {
             return Err(Error::failed("the cluster is stopping"));
         }
         let failed = |error| Error::runtime(format!("cannot start worker {}", seat.number), error);
-        let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
+        let Unborn {
+            mut process,
+            line,
+            hubs,
+        } = self.prepare(seat).await.map_err(failed)?;
         let mut arguments = std::env::args_os();
         // Shown by ps, so that an operator can tell the workers from the master.
         let mut name = arguments.next().unwrap_or_default();
@@ -135,7 +156,7 @@ impl Supervisor {
             }
         };
         let pid = child.get_ref().pid();
-        self.install(&mut process, pid);
+        self.install(&mut process, pid, hubs);
         process.adopt(child, &self.events, &self.status);
         let birth = process.birth;
         self.state.borrow_mut().processes.insert(birth, process);
@@ -145,9 +166,13 @@ impl Supervisor {
     /// Makes a thread of the master one more worker.
     pub(super) async fn serve_in_master(&self, seat: Seat, serve_here: ServeHere) -> Result<()> {
         let failed = |error| Error::runtime("cannot serve in the master", error);
-        let (mut process, line) = self.prepare(seat).await.map_err(failed)?;
+        let Unborn {
+            mut process,
+            line,
+            hubs,
+        } = self.prepare(seat).await.map_err(failed)?;
         let pid = std::process::id() as i32;
-        self.install(&mut process, pid);
+        self.install(&mut process, pid, hubs);
         let (events, birth) = (self.events.clone(), process.birth);
         let status = self.status.clone();
         thread::Builder::new()
@@ -173,8 +198,10 @@ impl Supervisor {
         Ok(())
     }
 
-    fn install(&self, process: &mut Process, pid: i32) {
+    fn install(&self, process: &mut Process, pid: i32, hubs: OwnedFd) {
         process.row.birth.pid.store(pid as u64, Relaxed);
+        let role = process.role();
+        process.bus = Some(self.hub.join(role, pid, Some(process.row.clone()), hubs));
         let mut status = self.status.lock();
         let seat = status.seats.entry(process.seat.number).or_default();
         seat.pids.push(pid);

@@ -37,12 +37,13 @@ use crate::{
     config::{ClusterConfig, ControlSocket, Listen, Settings},
     control::path::Bound,
     error::{Error, Result},
+    hub::{self, Carried, HubHandle},
     listener::{Groups, ListenerGroup},
     scoreboard::Scoreboard,
     status::Status,
     sys::{
         activation::{self, Passed},
-        exec, orphans, privileges,
+        child, exec, orphans, privileges,
     },
 };
 
@@ -108,6 +109,7 @@ struct Holdings {
     listening: BTreeMap<usize, Listen>,
     admin: Option<Admin>,
     control: Option<Bound>,
+    hub: HubHandle,
     /// Workers that are there already.
     resumed: Option<ResumedProcesses>,
 }
@@ -149,6 +151,7 @@ pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
             control = Bound::open(&config.control)?;
         }
     }
+    let hub = start_hub(config, None)?;
     let board = Scoreboard::create()
         .map_err(|error| Error::runtime("cannot make the scoreboard in shared memory", error))?;
     let status = Status::new(board.clone(), workers, config.arm);
@@ -179,6 +182,7 @@ pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
         listening: names,
         admin,
         control,
+        hub,
         resumed: None,
     };
     let serve_here = holdings
@@ -260,6 +264,7 @@ fn live(
         listening,
         admin,
         control,
+        hub,
         mut resumed,
     } = holdings;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -332,6 +337,7 @@ fn live(
             reports,
             state: cluster.into(),
             changed: Notify::new(),
+            hub,
             notifier: Notifier::from_env().map(Rc::new),
         });
         let desk =
@@ -359,6 +365,22 @@ fn live(
         }
         outcome
     })
+}
+
+/// Starts the middle of the bus, as the settings say; `carried`: of another binary's.
+fn start_hub(config: &ClusterConfig, carried: Option<Carried>) -> Result<HubHandle> {
+    let failed = |error| Error::runtime("cannot start the bus", error);
+    // What was left for the first binary in this process is not for the next one.
+    let above = match carried {
+        None => child::inherited_uplink().map_err(failed)?,
+        Some(_) => None,
+    };
+    let plan = hub::Plan {
+        config: config.bus.clone(),
+        above,
+        carried,
+    };
+    hub::start(plan).map_err(failed)
 }
 
 /// The back-off of each seat, as far as it was known before.
@@ -395,7 +417,7 @@ fn limit_descriptors(wanted: Option<u64>, listeners: usize, seats: usize) -> Res
     let (limit, _) =
         privileges::limit_descriptors(wanted).map_err(|error| Error::usage(error.to_string()))?;
     // Lines, pidfds and listeners, and some for runtimes, the scoreboard and a first connection.
-    let needed = 40 + listeners * (seats + 2) + 4 * seats;
+    let needed = 40 + listeners * (seats + 2) + 5 * seats;
     if limit < needed as u64 {
         return Err(Error::failed(format!(
             "the limit of open files is {limit}: this takes at least {needed} (ulimit -Hn), or fewer workers"

@@ -18,6 +18,7 @@ use tokio::{
 
 use super::dispatcher::Recruit;
 use crate::{
+    bus::{Departure, ProcessId, Role},
     channel::{Control, Outlet, ToMaster},
     notice,
     scoreboard::{RowRef, State},
@@ -74,6 +75,8 @@ pub(super) struct Process {
     pub(super) row: RowRef,
     pub(super) born: Instant,
     pub(super) control: Rc<Control>,
+    /// What it is called on the bus; `None`: it was started by a binary that knew no bus.
+    pub(super) bus: Option<ProcessId>,
     /// Handed to the dispatcher when the worker is ready.
     pub(super) outlet: Option<Outlet>,
     /// The doors of this epoch it was told of last, and could be.
@@ -103,6 +106,14 @@ impl Process {
             outlet: self.outlet.take()?,
             next: 1,
         })
+    }
+
+    /// What it is on the bus.
+    pub(super) fn role(&self) -> Role {
+        Role::Worker {
+            seat: self.seat.number,
+            generation: self.row.birth.generation.load(Relaxed),
+        }
     }
 
     /// Its process id.
@@ -235,6 +246,14 @@ async fn insist_on_end(child: Rc<AsyncFd<Child>>, limit: Duration) {
         child.get_ref().pid()
     ));
     let _ = child.get_ref().signal(Signal::SIGKILL);
+}
+
+/// What the bus is told of how a worker has ended.
+pub(super) fn departure(exit: Exit) -> Departure {
+    match exit {
+        Exit::Code(code) => Departure::Exit(code),
+        Exit::Signal(signal) => Departure::Signal(signal as i32),
+    }
 }
 
 /// The value of the `reason` label of restarts.

@@ -112,9 +112,10 @@ impl Supervisor {
         while !self.state.borrow().processes.is_empty() {
             let left = limit.saturating_sub(begun.elapsed());
             match timeout(left, inbox.events.recv()).await {
-                Ok(Some(Event::Ended { birth, .. })) => {
+                Ok(Some(Event::Ended { birth, exit })) => {
                     let ended = self.state.borrow_mut().processes.remove(&birth);
                     if let Some(process) = ended {
+                        self.take_leave(&process, exit);
                         process.row.clone().retire();
                     }
                 }
@@ -147,9 +148,10 @@ impl Supervisor {
                 () = &mut out_of_time => return dispatcher.abandon(),
                 Some(event) = inbox.events.recv() => {
                     // What a worker that dies now has not claimed still goes to another.
-                    if let Event::Ended { birth, .. } = event {
+                    if let Event::Ended { birth, exit } = event {
                         let ended = self.state.borrow_mut().processes.remove(&birth);
                         if let Some(process) = ended {
+                            self.take_leave(&process, exit);
                             dispatcher.leave(process.row.index()).await;
                             process.row.clone().retire();
                         }

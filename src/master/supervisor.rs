@@ -22,12 +22,13 @@ use super::{
     dispatcher::{DispatcherHandle, Report, Rules},
     notify::Notifier,
     operations::Halt,
-    process::{Birth, Event, Leap, Process, reason},
+    process::{Birth, Event, Leap, Process, departure, reason},
 };
 use crate::{
     config::{Listen, Settings},
     control::{Asked, Verb, path::Bound},
     error::{Error, Result},
+    hub::HubHandle,
     listener::Groups,
     notice,
     scoreboard::{Scoreboard, State},
@@ -60,6 +61,8 @@ pub(super) struct Supervisor {
     pub(super) state: RefCell<ClusterState>,
     /// Told after every change of `state`.
     pub(super) changed: Notify,
+    /// The middle of the bus.
+    pub(super) hub: HubHandle,
     /// The service manager, if there is one.
     pub(super) notifier: Option<Rc<Notifier>>,
 }
@@ -379,6 +382,7 @@ impl Supervisor {
                 return;
             }
             process.row.set_state(State::Ready);
+            process.bus.iter().for_each(|id| self.hub.ready(*id));
             let seat = process.seat;
             // One that is still starting is relieved, too: it would have older settings.
             let before = |p: &&Process| p.seat == seat && p.birth < birth && !p.drains();
@@ -459,6 +463,7 @@ impl Supervisor {
             state.last_ends.insert(process.seat.number, (birth, exit));
             let was_draining = process.drains();
             process.row.set_state(State::Draining);
+            self.take_leave(&process, exit);
             (process, dispatcher, was_draining)
         };
         let (seat, lifetime, pid) = (process.seat, process.born.elapsed(), process.pid());
@@ -521,6 +526,13 @@ impl Supervisor {
             wait.as_secs_f64(),
         ));
         Ok(())
+    }
+
+    /// Tells the bus that a worker has ended.
+    pub(super) fn take_leave(&self, process: &Process, exit: Exit) {
+        if let Some(id) = process.bus {
+            self.hub.leave(id, departure(exit));
+        }
     }
 
     /// Fills a seat that was waiting to be filled when another binary was here.

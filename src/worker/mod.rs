@@ -17,6 +17,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -29,6 +30,7 @@ pub use self::app::{Application, Peer};
 pub(crate) use self::{account::Interim, alarm::Alarm};
 use self::{intake::Intake, rest::Rest, serve::Host};
 use crate::{
+    bus::Bus,
     channel::{Control, Inheritance, Inlet, ToMaster, ToWorker},
     config::ConnectionTimeouts,
     error::{Error, Result},
@@ -40,11 +42,16 @@ use crate::{
 /// sysexits.h).
 pub(crate) const EXIT_UNFIT: u8 = 78;
 
+/// How long what a worker has published last may take to go, when it ends.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// A worker, as the application that it hosts sees it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Worker {
     inheritance: Arc<Inheritance>,
     row: RowRef,
+    hub: Arc<std::sync::Mutex<Option<OwnedFd>>>,
+    bus: Arc<std::sync::OnceLock<Bus>>,
 }
 
 impl Worker {
@@ -61,6 +68,12 @@ impl Worker {
     /// What [`Cluster::application`](crate::Cluster::application) was given, as the master validated it.
     pub fn application(&self) -> &str {
         &self.inheritance.application
+    }
+
+    /// Its place on the bus, by which it talks to the other processes.
+    pub fn bus(&self) -> Bus {
+        let connect = || bus(self.hub.lock().expect("plain").take()).expect("a runtime");
+        self.bus.get_or_init(connect).clone()
     }
 
     /// The scoreboard's column for the application's `i`-th upstream endpoint.
@@ -149,6 +162,10 @@ where
     };
     let board = Scoreboard::open(next("scoreboard")?)?;
     let handover = next("hand-over line")?;
+    let hub = inheritance
+        .bus
+        .then(|| next("line to the hub"))
+        .transpose()?;
     let listeners = inheritance
         .doors
         .listeners
@@ -163,11 +180,13 @@ where
     }
 
     let runtime = runtime(&row)?;
-    let worker = Worker {
-        inheritance: Arc::new(inheritance),
-        row,
-    };
     runtime.block_on(async {
+        let worker = Worker {
+            inheritance: Arc::new(inheritance),
+            row,
+            hub: Arc::new(hub.into()),
+            bus: Arc::default(),
+        };
         // Before anything can be told of this worker's being there.
         let terminate = signal(SignalKind::terminate())?;
         let control = Control::new(line)?;
@@ -189,6 +208,10 @@ where
             // The master counts the time, and kills whoever takes too long.
             None => drained.await,
             Some(limit) => _ = tokio::time::timeout(limit, drained).await,
+        }
+        // What it has published last is not to end with it.
+        if let Some(bus) = worker.bus.get() {
+            let _ = tokio::time::timeout(LAST_WORDS, bus.flush()).await;
         }
         Ok(())
     })
@@ -228,6 +251,15 @@ async fn told_to_drain<A: Application>(
             Ok(None) | Err(_) => return Ok(true),
         }
     }
+}
+
+/// The bus at the other end of `line`; without one, a bus that is closed.
+fn bus(line: Option<OwnedFd>) -> io::Result<Bus> {
+    let line = match line {
+        Some(line) => line,
+        None => crate::bus::line::pair()?.0,
+    };
+    Bus::connect(line)
 }
 
 /// Waits for the first message, before there is a runtime. `None`: the master is gone already.

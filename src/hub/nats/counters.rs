@@ -50,7 +50,7 @@ impl Counters {
         self.masters.store(masters as u64, Relaxed);
     }
 
-    pub(super) fn drop(&self, why: Dropped, count: u64) {
+    pub(super) fn lose(&self, why: Dropped, count: u64) {
         self.dropped[why as usize].fetch_add(count, Relaxed);
     }
 }

@@ -141,7 +141,11 @@ impl Roster {
     /// To be called at every beat, `every` nanoseconds.
     pub(crate) fn silent(&mut self, now: u64, every: u64) -> Vec<MasterId> {
         let passed = self.looked.map_or(0, |looked| now.saturating_sub(looked));
-        let late = if passed > 2 * every { passed - every } else { 0 };
+        let late = if passed > 2 * every {
+            passed - every
+        } else {
+            0
+        };
         self.looked = Some(now);
         if late > 0 {
             // It was us who stood still: what they said meanwhile has not been read yet.
@@ -162,6 +166,12 @@ impl Roster {
             met.proven
         });
         silent
+    }
+
+    /// All links end, and nobody is known any more. Who had one?
+    pub(crate) fn clear(&mut self) -> Vec<MasterId> {
+        let linked = self.masters.drain().filter(|(_, met)| met.linked);
+        linked.map(|(master, _)| master).collect()
     }
 
     /// Takes in what came.

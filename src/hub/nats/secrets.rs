@@ -1,12 +1,6 @@
 //! Files that hold secrets, and what async-nats is told of them.
 
-use std::{
-    fs::File,
-    io::Read,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    time::Duration,
-};
+use std::{fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use async_nats::ConnectOptions;
 
@@ -61,7 +55,11 @@ pub(crate) fn read(options: &BusOptions) -> Result<Credentials> {
     if let Some(file) = &options.nkey_file {
         let seed = line("bus-nkey-file", file)?;
         if !seed.starts_with("SU") {
-            return Err(of("bus-nkey-file", file, "it holds no seed of a user (SU…)"));
+            return Err(of(
+                "bus-nkey-file",
+                file,
+                "it holds no seed of a user (SU…)",
+            ));
         }
         connect = connect.nkey(seed);
     }
@@ -152,7 +150,8 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("pm-secrets-{name}-{}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("pm-secrets-{name}-{}", std::process::id()));
             fs::create_dir_all(&path).expect("a folder");
             Self(path)
         }
@@ -194,10 +193,15 @@ mod tests {
                 usual().nkey_file(&file),
                 usual().credentials(&file),
                 usual().secret_file(&file),
-                usual().certificate("/dev/null", &file).certificate(&file, &file),
+                usual()
+                    .certificate("/dev/null", &file)
+                    .certificate(&file, &file),
             ] {
                 let text = refused(&options);
-                assert!(text.contains("chmod 600") && !text.contains("hunter2"), "{text}");
+                assert!(
+                    text.contains("chmod 600") && !text.contains("hunter2"),
+                    "{text}"
+                );
             }
         }
         let file = folder.file(b"hunter2hunter2hunter2\n", 0o600);
@@ -223,7 +227,10 @@ mod tests {
         let seed = refused(&usual().nkey_file(file(b"hunter2")));
         assert!(seed.contains("SU") && !seed.contains("hunter2"), "{seed}");
         let creds = refused(&usual().credentials(file(b"hunter2")));
-        assert!(creds.contains("JWT") && !creds.contains("hunter2"), "{creds}");
+        assert!(
+            creds.contains("JWT") && !creds.contains("hunter2"),
+            "{creds}"
+        );
         assert!(refused(&usual().token_file("/nowhere")).contains("'/nowhere'"));
         assert!(refused(&usual().ca("/")).contains("no file"));
     }

@@ -9,6 +9,7 @@
 //!    cannot take it up, it becomes the old binary again, from a descriptor.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read},
     net::{SocketAddr, TcpListener},
     os::{
@@ -32,10 +33,12 @@ use tokio::{
 
 use super::Teller;
 use crate::{
+    bus::{MasterId, ProcessId, Role, line},
     channel::{Control, Doors, Inheritance, Outlet, ToMaster, ToWorker, handover_line},
     config::{Listen, Settings},
     control::{EXEC_LINE, path::Bound},
     error::{Error, Result},
+    hub::{self, Whose},
     listener::{Groups, ListenerGroup},
     master::{
         Admin, Holdings, Hooks,
@@ -62,6 +65,8 @@ const FORMAT: u32 = 1;
 const TRIAL_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the dispatcher may take to let go.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(2);
+/// For how long what waits on the bus is still passed on. What waits longer is lost.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// What one binary passes on to the next. Descriptors are named by their place in the luggage.
 #[derive(Serialize, Deserialize)]
@@ -83,10 +88,24 @@ struct Carried {
     control: Option<(usize, usize, PathBuf)>,
     /// Whatever the program keeps beside the cluster, and its descriptors.
     companions: Option<(String, Vec<usize>)>,
+    /// The bus, if the binary that packed it knew one.
+    #[serde(default)]
+    bus: Option<CarriedBus>,
     /// The binary that packed it, should the next one not manage.
     previous: usize,
     /// Is it the previous one that unpacks it?
     came_back: Option<String>,
+}
+
+/// Who this master is on the bus, and the lines that are not its workers'.
+#[derive(Serialize, Deserialize)]
+struct CarriedBus {
+    me: MasterId,
+    next: u32,
+    /// To the hubs of masters that these processes have started.
+    below: Vec<(ProcessId, usize)>,
+    /// To the hub of the master above.
+    above: Option<usize>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -111,6 +130,9 @@ struct CarriedProcess {
     told: Option<u64>,
     opened: u64,
     killed_for: Option<String>,
+    /// Its number on the bus, and the hub's end of its line.
+    #[serde(default)]
+    bus: Option<(u32, usize)>,
 }
 
 /// Collects descriptors and says where each is.
@@ -155,6 +177,7 @@ impl Supervisor {
         teller.say(EXEC_LINE);
         // On its way to whoever asked.
         sleep(Duration::from_millis(20)).await;
+        self.hub.freeze(LAST_WORDS).await;
         // The rest happens when all that the workers' lines have brought so far is acted on; what they
         // bring after that stays in the lines.
         let (failed, failure) = oneshot::channel();
@@ -199,6 +222,7 @@ impl Supervisor {
 
     /// Goes on with the dispatcher after all.
     fn start_dispatcher(&self, mut recruits: Vec<Recruit>) -> Result<()> {
+        self.hub.thaw();
         let mut state = self.state.borrow_mut();
         state.frozen = false;
         // Meanwhile some may have died or begun to drain, others have become ready.
@@ -241,11 +265,18 @@ impl Supervisor {
         let (_outlet, inlet) = handover_line().map_err(failed)?;
         let (ours, theirs) = fdpass::pair().map_err(failed)?;
         let control = Control::new(ours).map_err(failed)?;
+        // A bus of its own, on which it is alone: nobody is to take it for one of ours.
+        let hub = hub::start(hub::Plan::default()).map_err(failed)?;
+        let (hubs, bus) = line::pair().map_err(failed)?;
+        let role = Role::Worker {
+            seat: 0,
+            generation: 1,
+        };
+        hub.join(role, 0, None, hubs);
         let trial = ToWorker::Trial(self.trial_inheritance(row.index()));
-        control
-            .send(&trial, &[board.as_fd(), inlet.as_fd(), sample.as_fd()])
-            .await
-            .map_err(failed)?;
+        let descriptors = [board.as_fd(), inlet.as_fd(), bus.as_fd(), sample.as_fd()];
+        control.send(&trial, &descriptors).await.map_err(failed)?;
+        drop(bus);
         let (said, stderr) = io::pipe().map_err(failed)?;
         // What it has started may hold the other end open, and nobody here may wait for that.
         fcntl(&said, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|error| failed(error.into()))?;
@@ -328,6 +359,7 @@ impl Supervisor {
             drain_timeout: config.drain_timeout,
             endpoints: (0..state.settings.endpoints.len() as u8).collect(),
             application: state.settings.application.clone(),
+            bus: true,
         }
     }
 
@@ -351,8 +383,25 @@ impl Supervisor {
                 alone: group.alone().map(str::to_owned),
             });
         }
+        let mut bus = CarriedBus {
+            me: self.hub.me(),
+            next: self.hub.next(),
+            below: Vec::new(),
+            above: None,
+        };
+        let mut lines = BTreeMap::new();
+        for (whose, line) in self.hub.lines() {
+            match whose {
+                Whose::Process(number) => _ = lines.insert(number, line),
+                Whose::Below(process) => bus.below.push((process, packer.put(line)?)),
+                Whose::Above => bus.above = Some(packer.put(line)?),
+                Whose::Met(_) => {}
+            }
+        }
         let mut processes = Vec::new();
         for process in state.processes.values() {
+            let number = process.bus.map(ProcessId::number);
+            let line = number.and_then(|number| Some((number, lines.get(&number)?)));
             let recruit = recruits
                 .iter()
                 .find(|r| r.row.index() == process.row.index());
@@ -375,6 +424,10 @@ impl Supervisor {
                 told: process.told,
                 opened: process.opened,
                 killed_for: process.killed_for.map(str::to_owned),
+                bus: match line {
+                    Some((number, line)) => Some((number, packer.put(line)?)),
+                    None => None,
+                },
             });
         }
         let companions = match &state.companions {
@@ -412,6 +465,7 @@ impl Supervisor {
                 None => None,
             },
             companions,
+            bus: Some(bus),
             previous: packer.put(std::fs::File::open("/proc/self/exe")?)?,
             came_back: None,
         };
@@ -562,6 +616,10 @@ fn unpack(luggage: &Luggage, carried: Carried) -> io::Result<Holdings> {
                 Some((place, next)) => Some((Outlet::from_socket(take(place)?), next)),
                 None => None,
             },
+            bus: match process.bus {
+                Some((number, place)) => Some((number, take(place)?)),
+                None => None,
+            },
             child: Child::resume(process.pid)?,
             carried: process,
         });
@@ -574,8 +632,32 @@ fn unpack(luggage: &Luggage, carried: Carried) -> io::Result<Holdings> {
         Some((listener, lock, path)) => Some(Bound::from_parts(take(listener)?, take(lock)?, path)),
         None => None,
     };
+    let status = Status::resume(board.clone(), serde_json::from_value(carried.status)?);
+    // Last of all: a hub that has begun to listen cannot be taken back.
+    let carried_bus = match carried.bus {
+        Some(CarriedBus {
+            me,
+            next,
+            below,
+            above,
+        }) => {
+            let below = below.into_iter().map(|(p, place)| (Whose::Below(p), place));
+            let links = below.chain(above.map(|place| (Whose::Above, place)));
+            Some(hub::Carried {
+                me,
+                next,
+                links: links
+                    .map(|(whose, place)| Ok((whose, take(place)?)))
+                    .collect::<io::Result<_>>()?,
+            })
+        }
+        None => None,
+    };
+    let hub = crate::master::start_hub(&carried.settings.cluster, carried_bus)
+        .map_err(|error| io::Error::other(error.to_string()))?;
     Ok(Holdings {
-        status: Status::resume(board.clone(), serde_json::from_value(carried.status)?),
+        hub,
+        status,
         board,
         groups,
         listening,
@@ -608,6 +690,7 @@ struct Resumed {
     row: crate::scoreboard::RowRef,
     control: OwnedFd,
     outlet: Option<(Outlet, u32)>,
+    bus: Option<(u32, OwnedFd)>,
     child: Child,
 }
 
@@ -646,6 +729,7 @@ impl ResumedProcesses {
         let limit = supervisor.state.borrow().settings.cluster.drain_timeout;
         for resumed in self.processes {
             let carried = resumed.carried;
+            let bus = resumed.bus;
             let mut process = Process {
                 birth: carried.birth,
                 seat: carried.seat,
@@ -654,6 +738,7 @@ impl ResumedProcesses {
                     .checked_sub(carried.age)
                     .unwrap_or_else(Instant::now),
                 control: Rc::new(Control::new(resumed.control)?),
+                bus: None,
                 outlet: resumed.outlet.map(|(outlet, _)| outlet),
                 told: carried.told,
                 opened: carried.opened,
@@ -661,6 +746,16 @@ impl ResumedProcesses {
                 child: None,
                 watch: Vec::new(),
             };
+            if let Some((number, line)) = bus {
+                let (role, row) = (process.role(), Some(process.row.clone()));
+                let id = supervisor
+                    .hub
+                    .resume(number, role, process.pid(), row, line);
+                if matches!(process.row.state(), State::Ready | State::Hung) {
+                    supervisor.hub.ready(id);
+                }
+                process.bus = Some(id);
+            }
             process.listen(&supervisor.events);
             let child = Rc::new(watch_child(resumed.child)?);
             process.adopt(child, &supervisor.events, &supervisor.status);

@@ -1,0 +1,460 @@
+//! Masters' threads on a real NATS server.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{runtime::Builder, time::timeout};
+
+use super::{
+    counters::Counters,
+    envelope::{Dropped, Sign},
+    server::NatsServer,
+    thread::{Ends, News, Order, start},
+};
+use crate::{
+    bus::{
+        Encoding, MasterId, ProcessId, To,
+        frame::{self, Attached, Header, Kind, Space},
+    },
+    config::BusOptions,
+    sys::clock::monotonic_ns,
+};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Once in a test's while.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// The thread of one master, and the hub's end.
+struct Master {
+    id: MasterId,
+    ends: Ends,
+    counters: Arc<Counters>,
+    born: u64,
+}
+
+impl Master {
+    async fn new(id: u64, options: BusOptions) -> Self {
+        let (id, counters) = (MasterId(id), Arc::<Counters>::default());
+        let born = monotonic_ns();
+        let options = options.beat(BEAT);
+        let ends = start(options, id, born, counters.clone()).expect("a thread");
+        let master = Self {
+            id,
+            ends,
+            counters,
+            born,
+        };
+        master.beat().await;
+        master
+    }
+
+    async fn beat(&self) {
+        let sign = Sign {
+            born: self.born,
+            version: 5,
+            expiry_ms: 350,
+            heard: false,
+            loads: vec![(1, 2)],
+        };
+        self.order(Order::Beat(sign)).await;
+    }
+
+    async fn order(&self, order: Order) {
+        let sent = timeout(DEADLINE, self.ends.orders.send(order)).await;
+        assert!(matches!(sent, Ok(Ok(()))), "the thread takes no order");
+    }
+
+    async fn say(&self, to: &Self, text: &str) {
+        self.order(Order::Packet(to.id, packet(self.id, text, 0)))
+            .await;
+    }
+
+    /// The next news that `wanted` makes something of, while it beats. Others are left out.
+    async fn news<T>(&mut self, what: &str, mut wanted: impl FnMut(News) -> Option<T>) -> T {
+        let found = async {
+            loop {
+                tokio::select! {
+                    news = self.ends.news.recv() => {
+                        let news = news.expect("the thread has ended");
+                        if let Some(found) = wanted(news) {
+                            return found;
+                        }
+                    }
+                    () = tokio::time::sleep(BEAT) => self.beat().await,
+                }
+            }
+        };
+        match timeout(DEADLINE, found).await {
+            Ok(found) => found,
+            Err(_) => panic!("no news of {what}"),
+        }
+    }
+
+    async fn opens(&mut self, other: u64) {
+        let opens = |news| matches!(news, News::Opens(MasterId(id)) if id == other).then_some(());
+        self.news("a link", opens).await;
+    }
+
+    /// What the next message says.
+    async fn hears(&mut self) -> String {
+        let heard = |news| match news {
+            News::Packet(_, packet) => Some(text(&packet)),
+            _ => None,
+        };
+        self.news("a message", heard).await
+    }
+
+    /// Beats until something is so.
+    async fn until(&self, what: &str, mut so: impl FnMut(&Counters) -> bool) {
+        let waited = async {
+            while !so(&self.counters) {
+                self.beat().await;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(
+            timeout(DEADLINE, waited).await.is_ok(),
+            "in vain until {what}"
+        );
+    }
+}
+
+/// Runs a test.
+fn run(test: impl Future<Output = ()>) {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(test);
+}
+
+fn packet(from: MasterId, text: &str, deadline: u64) -> Vec<u8> {
+    let header = Header {
+        kind: Kind::Event,
+        space: Space::Topic,
+        encoding: Encoding::Raw,
+        attached: Attached::Nothing,
+        sequence: 1,
+        from: ProcessId {
+            master: from,
+            number: 1,
+        },
+        id: 0,
+        deadline,
+    };
+    let mut bytes = Vec::new();
+    frame::encode(
+        &header,
+        &To::Everyone,
+        "a",
+        &[from],
+        text.as_bytes(),
+        &mut bytes,
+    );
+    bytes
+}
+
+fn text(packet: &[u8]) -> String {
+    let frame = frame::decode(packet).expect("a frame");
+    String::from_utf8(frame.payload.into()).expect("text")
+}
+
+fn plain(server: &NatsServer) -> BusOptions {
+    BusOptions::nats(server.url("nats"))
+}
+
+async fn met(one: BusOptions, other: BusOptions) -> (Master, Master) {
+    let mut a = Master::new(1, one).await;
+    let mut b = Master::new(2, other).await;
+    a.opens(2).await;
+    b.opens(1).await;
+    (a, b)
+}
+
+#[test]
+fn two_masters_meet_and_talk_in_order() {
+    run(async {
+        let server = NatsServer::start();
+        let (mut a, mut b) = met(plain(&server), plain(&server)).await;
+        for i in 0..100 {
+            a.say(&b, &i.to_string()).await;
+            if i % 10 == 0 {
+                b.say(&a, &i.to_string()).await;
+            }
+            assert_eq!(b.hears().await, i.to_string());
+        }
+        for i in (0..100).step_by(10) {
+            assert_eq!(a.hears().await, i.to_string());
+        }
+        assert_eq!((a.counters.connected(), a.counters.masters()), (1, 1));
+        let loads = |news| match news {
+            News::Sign(MasterId(2), sign) => Some((sign.version, sign.loads)),
+            _ => None,
+        };
+        b.beat().await;
+        assert_eq!(a.news("a sign of life", loads).await, (5, vec![(1, 2)]));
+    });
+}
+
+#[test]
+fn deadlines_are_the_time_left() {
+    run(async {
+        let server = NatsServer::start();
+        let (a, mut b) = met(plain(&server), plain(&server)).await;
+        let deadline = monotonic_ns() + 60_000_000_000;
+        let bytes = packet(a.id, "in time", deadline);
+        a.order(Order::Packet(b.id, bytes)).await;
+        let arrived = |news| match news {
+            News::Packet(_, packet) => {
+                Some(frame::decode(&packet).expect("a frame").header.deadline)
+            }
+            _ => None,
+        };
+        // The same clock here: what the way took is all that has been added.
+        let there = b.news("a message", arrived).await;
+        assert!(there >= deadline && there < deadline + DEADLINE.as_nanos() as u64);
+    });
+}
+
+#[test]
+fn other_prefixes_are_another_bus() {
+    run(async {
+        let server = NatsServer::start();
+        let (_a, b) = met(plain(&server), plain(&server)).await;
+        let mut c = Master::new(3, plain(&server).prefix("other")).await;
+        let mut d = Master::new(4, plain(&server).prefix("other")).await;
+        c.opens(4).await;
+        d.opens(3).await;
+        d.beat().await;
+        b.beat().await;
+        let whose = |news| match news {
+            News::Sign(master, _) => Some(master),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(c.news("a beat", whose).await, MasterId(4));
+        assert_eq!((b.counters.masters(), c.counters.masters()), (1, 1));
+    });
+}
+
+#[test]
+fn whoever_has_not_the_secret_is_not_heard_and_counted() {
+    run(async {
+        let server = NatsServer::start();
+        let right = server.secret("right", "the secret that we share\n");
+        let wrong = server.secret("wrong", "a secret of somebody else\n");
+        let with = |file| plain(&server).secret_file(file);
+        let (a, b) = met(with(&right), with(&right)).await;
+        let c = Master::new(3, with(&wrong)).await;
+        let d = Master::new(4, plain(&server)).await;
+        c.until("c has heard them", |n| n.dropped(Dropped::Forged) > 0)
+            .await;
+        d.until("d has heard them", |n| n.dropped(Dropped::Forged) > 0)
+            .await;
+        a.until("they were heard", |n| {
+            n.dropped(Dropped::Forged) > 0 && n.dropped(Dropped::Unsigned) > 0
+        })
+        .await;
+        let masters = [&a, &b, &c, &d].map(|master| master.counters.masters());
+        assert_eq!(masters, [1, 1, 0, 0]);
+    });
+}
+
+#[test]
+fn what_was_recorded_is_not_heard_again() {
+    run(async {
+        let server = NatsServer::start();
+        let secret = server.secret("secret", "the secret that we share\n");
+        let spy = async_nats::connect(server.url("nats")).await.expect("nats");
+        let mut all = spy.subscribe("pointsman.>").await.expect("subscribed");
+        spy.flush().await.expect("flushed");
+        let with = || plain(&server).secret_file(&secret);
+        let (a, mut b) = met(with(), with()).await;
+        a.say(&b, "once").await;
+        assert_eq!(b.hears().await, "once");
+        a.say(&b, "last").await;
+        assert_eq!(b.hears().await, "last");
+        // Everything that went to b, once more; and nonsense.
+        let own = format!("pointsman.hub.{}", b.id);
+        let mut again = 0;
+        while let Ok(Some(message)) =
+            timeout(BEAT * 3, futures_util::StreamExt::next(&mut all)).await
+        {
+            if message.subject.as_str() == own {
+                let subject = message.subject.clone();
+                spy.publish(subject, message.payload).await.expect("sent");
+                again += 1;
+            }
+            if again > 0 && message.subject.as_str().ends_with(".hubs") {
+                break;
+            }
+        }
+        assert!(again >= 3, "a greeting and two messages, at least: {again}");
+        spy.publish(own, "nonsense".into()).await.expect("sent");
+        spy.flush().await.expect("flushed");
+        b.until("all is dropped", |n| {
+            n.dropped(Dropped::Replayed) >= again && n.dropped(Dropped::Malformed) == 1
+        })
+        .await;
+        a.say(&b, "new").await;
+        assert_eq!(b.hears().await, "new");
+    });
+}
+
+#[test]
+fn a_server_that_comes_late_or_back_is_found_and_gets_nothing_old() {
+    run(async {
+        let mut server = NatsServer::prepare();
+        server.configure("");
+        let options = plain(&server);
+        let mut a = Master::new(1, options.clone()).await;
+        let mut b = Master::new(2, options).await;
+        a.say(&b, "before there was a server").await;
+        a.until("it is dropped", |n| n.dropped(Dropped::Down) == 1)
+            .await;
+        assert_eq!(a.counters.connected(), 0);
+        server.start_again();
+        a.opens(2).await;
+        b.opens(1).await;
+        server.kill();
+        a.until("it notices", |n| n.connected() == 0).await;
+        b.until("it notices", |n| n.connected() == 0).await;
+        a.say(&b, "while there was none").await;
+        a.until("it is dropped", |n| n.dropped(Dropped::Down) == 2)
+            .await;
+        let silent = |news| matches!(news, News::Silent(_)).then_some(());
+        a.news("silence", silent).await;
+        b.news("silence", silent).await;
+        server.start_again();
+        a.opens(2).await;
+        b.opens(1).await;
+        a.say(&b, "now").await;
+        assert_eq!(b.hears().await, "now");
+        assert_eq!(a.counters.reconnects(), 1);
+    });
+}
+
+#[test]
+fn a_short_absence_of_the_server_only_renews_links() {
+    run(async {
+        let mut server = NatsServer::start();
+        let (mut a, mut b) = met(plain(&server), plain(&server)).await;
+        server.kill();
+        server.start_again();
+        let renews = |news| match news {
+            News::Renews(_) => Some(true),
+            // The machine was that slow.
+            News::Opens(_) => Some(false),
+            _ => None,
+        };
+        a.news("a link", renews).await;
+        b.news("a link", renews).await;
+        a.say(&b, "still").await;
+        assert_eq!(b.hears().await, "still");
+    });
+}
+
+#[test]
+fn of_two_with_one_name_the_younger_leaves() {
+    run(async {
+        let server = NatsServer::start();
+        let elder = Master::new(7, plain(&server)).await;
+        elder.until("it is there", |n| n.connected() == 1).await;
+        let younger = Master::new(7, plain(&server)).await;
+        let stay = |master: &Master| master.counters.connected() == 1;
+        let mut once = false;
+        younger
+            .until("it has come and gone", |n| {
+                once |= n.connected() == 1;
+                once && n.connected() == 0
+            })
+            .await;
+        assert!(stay(&elder) && !stay(&younger));
+        assert_eq!(younger.counters.reconnects(), 0);
+    });
+}
+
+/// One of each comes in; one of each does not, as the server says.
+async fn admits(server: &NatsServer, right: BusOptions, wrong: BusOptions) {
+    let a = Master::new(1, right.clone()).await;
+    a.until("it is let in", |n| n.connected() == 1).await;
+    let refused = |said: &str| {
+        let hints = [
+            "authentication error",
+            "TLS handshake error",
+            "Client parser ERROR",
+        ];
+        hints
+            .iter()
+            .map(|hint| said.matches(hint).count())
+            .sum::<usize>()
+    };
+    let before = refused(&server.said());
+    let b = Master::new(2, wrong).await;
+    b.until("it is refused", |_| refused(&server.said()) > before)
+        .await;
+    assert_eq!(b.counters.connected(), 0);
+    let c = Master::new(3, right).await;
+    c.until("they meet", |n| n.masters() == 1).await;
+    assert_eq!(b.counters.connected(), 0);
+}
+
+#[test]
+fn a_user_with_his_password_is_let_in() {
+    run(async {
+        let server = NatsServer::prepare();
+        server.configure("authorization { user: me, password: right }");
+        let server = server.begin();
+        let with = |text| plain(&server).password_file("me", server.secret(text, text));
+        admits(&server, with("right"), with("wrong")).await;
+    });
+}
+
+#[test]
+fn a_token_is_let_in() {
+    run(async {
+        let server = NatsServer::prepare();
+        server.configure("authorization { token: right }");
+        let server = server.begin();
+        let with = |text| plain(&server).token_file(server.secret(text, text));
+        admits(&server, with("right"), with("wrong")).await;
+    });
+}
+
+#[test]
+fn an_nkey_is_let_in() {
+    run(async {
+        let server = NatsServer::prepare();
+        let [right, wrong] = [0, 1].map(|_| nkeys::KeyPair::new_user());
+        server.configure(&format!(
+            "authorization {{ users: [ {{ nkey: {} }} ] }}",
+            right.public_key()
+        ));
+        let server = server.begin();
+        let with = |name: &str, pair: &nkeys::KeyPair| {
+            plain(&server).nkey_file(server.secret(name, &pair.seed().expect("a seed")))
+        };
+        admits(&server, with("right", &right), with("wrong", &wrong)).await;
+    });
+}
+
+#[test]
+fn servers_must_be_signed_for_and_clients_too() {
+    run(async {
+        let server = NatsServer::prepare();
+        let folder = server.certificates().to_owned();
+        let tls = |name: &str| folder.join(name);
+        server.configure(&format!(
+            "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}, verify: true }}",
+            tls("server.pem"),
+            tls("server.key"),
+            tls("ca.pem"),
+        ));
+        let server = server.begin();
+        let known = BusOptions::nats(server.url("tls")).ca(tls("ca.pem"));
+        let right = known
+            .clone()
+            .certificate(tls("client.pem"), tls("client.key"));
+        admits(&server, right.clone(), known).await;
+        let stranger = BusOptions {
+            ca: Some(tls("client.pem")),
+            ..right.clone()
+        };
+        admits(&server, right, stranger).await;
+    });
+}
