@@ -37,7 +37,29 @@ impl Failure {
             _ => return None,
         })
     }
+
+    /// The payload of a frame that says so: the tag, then `text`, as much of it as there is room for.
+    pub(crate) fn encode(self, text: &str) -> Vec<u8> {
+        let mut end = text.len().min(MAX_TEXT);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let mut bytes = vec![self as u8];
+        bytes.extend_from_slice(&text.as_bytes()[..end]);
+        bytes
+    }
+
+    /// Reads what [`encode`](Self::encode) has written. A failure of a kind that a later version knows
+    /// is a refusal.
+    pub(crate) fn decode(payload: &[u8]) -> (Self, String) {
+        let (tag, text) = payload.split_first().unwrap_or((&0, &[]));
+        let failure = Self::from_tag(*tag).unwrap_or(Self::Refused);
+        (failure, String::from_utf8_lossy(text).into_owned())
+    }
 }
+
+/// The longest text that goes with a failure, in bytes.
+const MAX_TEXT: usize = 4096;
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

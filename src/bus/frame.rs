@@ -29,8 +29,10 @@ pub const MAX_NAMED: usize = 64;
 /// The most masters that a message may come through.
 pub const MAX_PATH: usize = 16;
 
-const HEADER: usize = 48;
-const MAX_TO: usize = 2 + 12 * MAX_NAMED;
+/// What a frame has before its address, in bytes.
+pub(crate) const HEADER: usize = 48;
+/// The longest address, in bytes.
+pub(crate) const MAX_TO: usize = 2 + 12 * MAX_NAMED;
 
 /// What a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +150,8 @@ pub enum Malformed {
     Attached,
     /// Something that whoever sent it may not say.
     Forbidden,
+    /// What a process and its hub, or two hubs, tell each other, and it says nothing.
+    Payload,
 }
 
 impl fmt::Display for Malformed {
@@ -159,6 +163,7 @@ impl fmt::Display for Malformed {
             Self::To => "an address that makes no sense",
             Self::Attached => "a descriptor too many or too few",
             Self::Forbidden => "something that it may not say",
+            Self::Payload => "words that make no sense",
         })
     }
 }
@@ -202,6 +207,28 @@ pub fn encode(
     head[31] = path.len() as u8;
     head[32..40].copy_from_slice(&header.id.to_le_bytes());
     head[40..48].copy_from_slice(&header.deadline.to_le_bytes());
+}
+
+/// Appends `frame` to `bytes` as it goes on to another hub: `to` instead of its own address, and one more
+/// master on its path.
+///
+/// # Panics
+/// If its path is as long as it may be: whoever passes it on looks.
+pub(crate) fn relay(frame: &Frame<'_>, to: &To, hop: MasterId, bytes: &mut Vec<u8>) {
+    let start = bytes.len();
+    assert!(frame.path.len() < 8 * MAX_PATH);
+    bytes.extend_from_slice(&frame.bytes[..HEADER]);
+    to.encode(bytes);
+    let to_length = bytes.len() - start - HEADER;
+    bytes.extend_from_slice(frame.name.as_bytes());
+    bytes.extend_from_slice(frame.path);
+    bytes.extend_from_slice(&hop.0.to_le_bytes());
+    bytes.extend_from_slice(frame.payload);
+    let length = bytes.len() - start;
+    let head = &mut bytes[start..start + HEADER];
+    head[0..4].copy_from_slice(&(length as u32).to_le_bytes());
+    head[28..30].copy_from_slice(&(to_length as u16).to_le_bytes());
+    head[31] += 1;
 }
 
 /// Puts another sequence number into an encoded frame.
@@ -332,6 +359,16 @@ fn attached(tag: u8) -> Result<Attached, Malformed> {
 }
 
 impl To {
+    /// How many bytes [`encode`](Self::encode) appends.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Processes(processes) | Self::Route(processes) => 2 + 12 * processes.len(),
+            Self::Worker(_) => 3,
+            Self::Host(_) => 2,
+            _ => 1,
+        }
+    }
+
     /// Appends it to `bytes`.
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         let mut named = |tag: u8, processes: &[ProcessId]| {

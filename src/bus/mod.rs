@@ -18,6 +18,7 @@ pub mod control;
 mod error;
 #[doc(hidden)]
 pub mod frame;
+mod framing;
 mod id;
 pub(crate) mod line;
 mod payload;
@@ -29,11 +30,12 @@ pub mod topic;
 
 pub use self::{
     client::{
-        Attachment, AttachmentError, Bus, Cut, Hosted, Message, Offered, Overflow, PresenceEvents,
-        Subscribe, Subscription,
+        Attachment, AttachmentError, Bus, Counts, Cut, Hosted, Message, Offered, Overflow,
+        PresenceEvents, Subscribe, Subscription,
     },
     error::{BusError, Failure},
     frame::{Attached, Encoding, Space},
+    framing::{FrameError, Framed},
     id::{MasterId, NotAnId, ProcessId},
     payload::Payload,
     peer::{Departure, Peer, Presence, Role},

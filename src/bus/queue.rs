@@ -18,6 +18,8 @@ pub(crate) struct Queue<A> {
     spare: Vec<Vec<u8>>,
     /// Of all frames that wait.
     bytes: usize,
+    /// How many of the packets have something attached.
+    attached: usize,
     limit: usize,
 }
 
@@ -37,6 +39,7 @@ impl<A> Queue<A> {
             packets: VecDeque::new(),
             spare: Vec::new(),
             bytes: 0,
+            attached: 0,
             limit,
         }
     }
@@ -44,6 +47,11 @@ impl<A> Queue<A> {
     /// The bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The descriptors that wait.
+    pub(crate) fn attached(&self) -> usize {
+        self.attached
     }
 
     /// Does nothing wait?
@@ -70,6 +78,7 @@ impl<A> Queue<A> {
         // A frame with a descriptor has a packet of its own.
         if attached.is_some() || !self.packets.back().is_some_and(fits) {
             let bytes = self.spare.pop().unwrap_or_default();
+            self.attached += usize::from(attached.is_some());
             self.packets.push_back(Packet {
                 bytes,
                 start: 0,
@@ -91,7 +100,9 @@ impl<A> Queue<A> {
         };
         let oldest = frame::decode(&packet.bytes[packet.start..]).expect("we encoded it");
         let length = oldest.bytes.len();
-        lost(&oldest, packet.attached.take());
+        let attached = packet.attached.take();
+        self.attached -= usize::from(attached.is_some());
+        lost(&oldest, attached);
         packet.start += length;
         self.bytes -= length;
         if packet.start == packet.bytes.len() {
@@ -110,6 +121,7 @@ impl<A> Queue<A> {
     pub(crate) fn pop(&mut self) {
         if let Some(packet) = self.packets.front() {
             self.bytes -= packet.bytes.len() - packet.start;
+            self.attached -= usize::from(packet.attached.is_some());
             self.discard();
         }
     }

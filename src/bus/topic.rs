@@ -34,7 +34,7 @@ pub fn matches(pattern: &str, topic: &str) -> bool {
 }
 
 /// The words of a topic or pattern.
-pub fn words(text: &str) -> impl Iterator<Item = &str> {
+pub fn words(text: &str) -> impl Iterator<Item = &str> + Clone {
     text.split('.')
 }
 

@@ -1,16 +1,43 @@
 //! A process's end of the bus.
+//!
+//! | file | what is there |
+//! | --- | --- |
+//! | `mod`, `request`, `application`, `function`, `attachment` | what a process can say |
+//! | `subscription`, `presence`, `message`, `inbox` | what it hears |
+//! | `shared`, `outgoing`, `incoming`, `interest` | what all its handles share |
+//! | `task` | the task that serves the line |
 
-use std::{future::Future, io, os::fd::OwnedFd, time::Duration};
+use std::{io, os::fd::OwnedFd, sync::Arc};
 
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use self::{
+    outgoing::{Parcel, Words},
+    shared::{Shared, You, check_payload, check_to, check_topic},
+};
+use super::{
+    control::Ask,
+    error::BusError,
+    frame::{Attached, Kind, Space},
+    id::ProcessId,
+    line::Line,
+    payload::Payload,
+    to::To,
+};
 
 mod application;
 mod attachment;
 mod function;
+mod inbox;
+mod incoming;
+mod interest;
 mod message;
+mod outgoing;
 mod presence;
+mod request;
+mod shared;
 mod subscription;
+mod task;
+#[cfg(test)]
+mod tests;
 
 pub use self::{
     application::Hosted,
@@ -18,222 +45,265 @@ pub use self::{
     function::Offered,
     message::Message,
     presence::PresenceEvents,
+    shared::Counts,
     subscription::{Cut, Overflow, Subscribe, Subscription},
 };
-use super::{
-    control::Ask,
-    error::BusError,
-    id::{MasterId, ProcessId},
-    payload::Payload,
-    peer::Peer,
-    stream::Stream,
-    to::{Balance, To},
-};
 
-/// A process's place on the bus.
+/// A process's place on the bus. Clones are the same place; when the last of them, and the last
+/// subscription and the like that came from it, is dropped, what has been said is sent and the process
+/// leaves.
+///
+/// Any task on any thread may use it. It never blocks a thread: what is said waits in memory, at most
+/// 4 MiB of it, until the line takes it, and what comes waits with those who asked for it.
+///
+/// Messages from one process to another come in the order in which they were sent, each at most once.
+/// Whoever does not keep up loses the oldest, and sees how many ([`Message::missed`]); nobody else is
+/// slowed by it.
+///
+/// ```no_run
+/// # async fn example(bus: pointsman::bus::Bus) -> Result<(), pointsman::bus::BusError> {
+/// use pointsman::bus::{Payload, To};
+/// let mut said = bus.subscribe("room.*.said").await?;
+/// bus.publish("room.7.said", Payload::json(&("ann", "hello"))?)?;
+/// while let Some(Ok(message)) = said.next().await {
+///     let (who, what): (String, String) = message.decode()?;
+///     println!("{who}, in {}: {what}", message.topic());
+/// }
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
-pub struct Bus {}
+pub struct Bus {
+    handle: Arc<Handle>,
+}
 
-#[allow(unused_variables, clippy::unused_async, clippy::todo)]
+/// The last one to go says good-bye.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.outgoing.leave();
+    }
+}
+
 impl Bus {
-    /// Takes over a process's end of a line. Inside a runtime.
+    /// Takes over a process's end of a line, and serves it on the runtime that this is called in: when
+    /// that ends, the bus is [`BusError::Closed`].
+    ///
+    /// # Errors
+    /// The runtime cannot register the line.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub(crate) fn connect(line: OwnedFd) -> io::Result<Self> {
-        todo!()
+        let line = Line::new(line)?;
+        let shared = Shared::new();
+        tokio::spawn(task::serve(Arc::clone(&shared), line));
+        Ok(Self {
+            handle: Arc::new(Handle { shared }),
+        })
     }
 
     /// Who this process is.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`]: the hub has gone before it said so.
     pub async fn id(&self) -> Result<ProcessId, BusError> {
-        todo!()
+        self.you().await.map(|you| you.id)
     }
 
-    /// The process above.
+    /// The process above this one in the tree. `None` for the grand master itself.
+    ///
+    /// # Errors
+    /// As [`id`](Self::id).
     pub async fn parent(&self) -> Result<Option<ProcessId>, BusError> {
-        todo!()
+        self.you().await.map(|you| you.parent)
     }
 
-    /// The master at the top.
-    pub async fn grand_master(&self) -> Result<MasterId, BusError> {
-        todo!()
+    /// The master at the top of the tree.
+    ///
+    /// # Errors
+    /// As [`id`](Self::id).
+    pub async fn grand_master(&self) -> Result<ProcessId, BusError> {
+        self.you().await.map(|you| you.grand_master.process())
     }
 
-    /// Is this process it?
+    /// Is this process the master at the top of the tree?
+    ///
+    /// # Errors
+    /// As [`id`](Self::id).
     pub async fn is_grand_master(&self) -> Result<bool, BusError> {
-        todo!()
+        let you = self.you().await?;
+        Ok(you.id == you.grand_master.process())
     }
 
-    /// To whoever has subscribed.
+    /// Publishes: whoever has subscribed to `topic` gets it, wherever they are; this process too, if it
+    /// has. Never waits, and makes no system call: what is said until the task at the line has its turn
+    /// goes out together.
+    ///
+    /// # Errors
+    /// [`BusError::Invalid`]: the topic is none, or the payload is over 64 KiB. [`BusError::Full`]: 4 MiB
+    /// wait to be sent already; [`flush`](Self::flush) waits for room. [`BusError::Closed`].
+    ///
+    /// ```no_run
+    /// # fn example(bus: pointsman::bus::Bus) -> Result<(), pointsman::bus::BusError> {
+    /// bus.publish("cache.dropped", "user:17")?;
+    /// # Ok(()) }
+    /// ```
     pub fn publish(&self, topic: &str, payload: impl Into<Payload>) -> Result<(), BusError> {
-        todo!()
+        self.send(To::Subscribers, topic, payload)
     }
 
-    /// To these, if they have subscribed.
+    /// Sends to these, as far as they have subscribed to `topic`.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and [`BusError::Invalid`] for an address that names nobody, or more
+    /// than 64 processes, or a route of more than 16. Whether anybody got it is not said: see
+    /// [`request`](Self::request).
+    ///
+    /// ```no_run
+    /// # fn example(bus: pointsman::bus::Bus) -> Result<(), pointsman::bus::BusError> {
+    /// # use pointsman::bus::To;
+    /// bus.send(To::Siblings, "session.ended", "17")?;
+    /// bus.send(To::Worker(0), "sweep", "")?;
+    /// # Ok(()) }
+    /// ```
     pub fn send(
         &self,
         to: impl Into<To>,
         topic: &str,
         payload: impl Into<Payload>,
     ) -> Result<(), BusError> {
-        todo!()
+        check_topic(topic)?;
+        self.say(
+            Kind::Event,
+            Space::Topic,
+            &to.into(),
+            topic,
+            &payload.into(),
+        )
     }
 
-    /// To everybody else.
+    /// Sends to everybody else who has subscribed: [`To::Everyone`].
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
     pub fn broadcast(&self, topic: &str, payload: impl Into<Payload>) -> Result<(), BusError> {
-        todo!()
+        self.send(To::Everyone, topic, payload)
     }
 
-    /// To all above.
+    /// Sends to the parent, its parent and so on to the grand master, as far as they have subscribed:
+    /// [`To::Ancestors`].
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
     pub fn bubble(&self, topic: &str, payload: impl Into<Payload>) -> Result<(), BusError> {
-        todo!()
+        self.send(To::Ancestors, topic, payload)
     }
 
-    /// Waits until all has gone into the line.
+    /// Waits until all that has been said by now has gone into the line: before a process ends, or when
+    /// there was no room for more.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`]: it never will.
+    ///
+    /// ```no_run
+    /// # async fn example(bus: pointsman::bus::Bus) -> Result<(), pointsman::bus::BusError> {
+    /// # use pointsman::bus::BusError;
+    /// for step in 0..1_000_000 {
+    ///     while let Err(BusError::Full) = bus.publish("progress", step.to_string()) {
+    ///         bus.flush().await?;
+    ///     }
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn flush(&self) -> Result<(), BusError> {
-        todo!()
+        match self.shared().outgoing.flushed()? {
+            Some(flushed) => flushed.await.map_err(|_| BusError::Closed),
+            None => Ok(()),
+        }
     }
 
-    /// Listens.
+    /// Listens to what is published to `pattern`; when this returns, the hub knows. Dropping the
+    /// subscription ends it.
+    ///
+    /// # Errors
+    /// [`BusError::Invalid`]: the pattern is none. [`BusError::Failed`]: the hub refuses more.
+    /// [`BusError::Closed`].
     pub async fn subscribe(&self, pattern: &str) -> Result<Subscription, BusError> {
-        todo!()
+        self.subscription(pattern).open().await
     }
 
-    /// Listens, in other ways.
+    /// The same, with a word on how much may wait and what happens when more comes.
+    ///
+    /// ```no_run
+    /// # async fn example(bus: pointsman::bus::Bus) -> Result<(), pointsman::bus::BusError> {
+    /// # use pointsman::bus::Overflow;
+    /// let orders = bus.subscription("order.>").queue(100).overflow(Overflow::Cut).open().await?;
+    /// # Ok(()) }
+    /// ```
     pub fn subscription(&self, pattern: &str) -> Subscribe {
-        todo!()
+        Subscribe::new(self.clone(), pattern)
     }
 
-    /// Asks.
-    pub async fn request(
+    /// What has been counted.
+    pub fn counts(&self) -> Counts {
+        self.shared().tally.counts()
+    }
+
+    /// Waits until there is no bus any more: the master has ended or has cut this process off, or the
+    /// runtime that served the line is gone.
+    pub async fn closed(&self) {
+        let mut place = self.shared().place.subscribe();
+        // An error would mean the same.
+        let _ = place.wait_for(|place| place.closed).await;
+    }
+
+    /// Says something to the hub, without an answer; a line to be looked after is attached
+    /// ([`Ask::Branch`]).
+    ///
+    /// # Errors
+    /// [`BusError::Closed`], and [`BusError::Full`] if 64 descriptors wait to be sent already.
+    pub(crate) fn ask(&self, ask: &Ask, line: Option<OwnedFd>) -> Result<(), BusError> {
+        let attached = line.map(|line| (Attached::Line, Parcel::new(line)));
+        self.shared().ask_with(ask, 0, attached)
+    }
+
+    /// Sends a message that has no answer.
+    fn say(
         &self,
-        to: impl Into<To>,
-        topic: &str,
-        payload: impl Into<Payload>,
-        deadline: Duration,
-    ) -> Result<Message, BusError> {
-        todo!()
-    }
-
-    /// Who is there.
-    pub async fn peers(&self) -> Result<Vec<Peer>, BusError> {
-        todo!()
-    }
-
-    /// Comings and goings.
-    pub async fn presence(&self) -> Result<PresenceEvents, BusError> {
-        todo!()
-    }
-
-    /// Hosts an application.
-    pub async fn host(
-        &self,
-        application: &str,
-        description: impl Serialize,
-    ) -> Result<Hosted, BusError> {
-        todo!()
-    }
-
-    /// Who hosts it.
-    pub async fn hosts(
-        &self,
-        application: &str,
-        filter: impl Fn(&Value) -> bool,
-    ) -> Result<Vec<Peer>, BusError> {
-        todo!()
-    }
-
-    /// Tells an application.
-    pub fn tell(&self, application: &str, payload: impl Into<Payload>) -> Result<(), BusError> {
-        todo!()
-    }
-
-    /// Calls an application.
-    pub async fn call(
-        &self,
-        application: &str,
-        action: &str,
-        payload: impl Into<Payload>,
-        deadline: Duration,
-    ) -> Result<Message, BusError> {
-        todo!()
-    }
-
-    /// Calls one, by this balance.
-    pub async fn call_with(
-        &self,
-        balance: Balance,
-        application: &str,
-        action: &str,
-        payload: impl Into<Payload>,
-        deadline: Duration,
-    ) -> Result<Message, BusError> {
-        todo!()
-    }
-
-    /// Offers a function.
-    pub async fn offer<A, R, E, F>(
-        &self,
+        kind: Kind,
+        space: Space,
+        to: &To,
         name: &str,
-        function: impl Fn(A) -> F + Send + Sync + 'static,
-    ) -> Result<Offered, BusError>
-    where
-        A: DeserializeOwned + Send + 'static,
-        R: Serialize + Send + 'static,
-        E: std::fmt::Display + Send + 'static,
-        F: Future<Output = Result<R, E>> + Send + 'static,
-    {
-        todo!()
+        payload: &Payload,
+    ) -> Result<(), BusError> {
+        check_to(to)?;
+        check_payload(&payload.bytes)?;
+        self.shared().outgoing.say(Words {
+            kind,
+            space,
+            encoding: payload.encoding,
+            id: 0,
+            deadline: 0,
+            to,
+            name,
+            payload: &payload.bytes,
+            attached: None,
+        })
     }
 
-    /// Runs one on a process.
-    pub async fn run_in_node<A, R>(
-        &self,
-        process: ProcessId,
-        function: &str,
-        arguments: &A,
-        deadline: Duration,
-    ) -> Result<R, BusError>
-    where
-        A: Serialize + ?Sized,
-        R: DeserializeOwned,
-    {
-        todo!()
+    /// What the hub says of this process, as soon as it has.
+    async fn you(&self) -> Result<You, BusError> {
+        let mut place = self.shared().place.subscribe();
+        let known = place.wait_for(|place| place.you.is_some() || place.closed);
+        let known = known.await.map_err(|_| BusError::Closed)?;
+        known.you.ok_or(BusError::Closed)
     }
 
-    /// A stream of bytes to another process.
-    pub async fn open_stream(
-        &self,
-        to: impl Into<To>,
-        topic: &str,
-        payload: impl Into<Payload>,
-        deadline: Duration,
-    ) -> Result<Stream, BusError> {
-        todo!()
-    }
-
-    /// With a descriptor.
-    pub fn send_attached(
-        &self,
-        to: impl Into<To>,
-        topic: &str,
-        payload: impl Into<Payload>,
-        attachment: Attachment,
-    ) -> Result<(), AttachmentError> {
-        todo!()
-    }
-
-    /// With a descriptor, and waits for the answer.
-    pub async fn request_attached(
-        &self,
-        to: impl Into<To>,
-        topic: &str,
-        payload: impl Into<Payload>,
-        attachment: Attachment,
-        deadline: Duration,
-    ) -> Result<Message, AttachmentError> {
-        todo!()
-    }
-
-    /// Says something to the hub, without an answer; with a descriptor, or not (`Ask::Branch`).
-    pub(crate) fn ask(&self, ask: &Ask, attached: Option<OwnedFd>) -> Result<(), BusError> {
-        todo!()
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
     }
 }

@@ -1,0 +1,1 @@
+//! Tests of a process's end against a hub.
