@@ -25,7 +25,8 @@ impl<A> Core<A> {
         if frame.header.attached == Attached::Line {
             return Err(Malformed::Attached);
         }
-        if frame.header.id == 0 || (frame.header.kind == Kind::Failure && frame.payload.is_empty()) {
+        if frame.header.id == 0 || (frame.header.kind == Kind::Failure && frame.payload.is_empty())
+        {
             return Err(Malformed::Forbidden);
         }
         let request = (requester, frame.header.id);
@@ -51,19 +52,27 @@ impl<A> Core<A> {
         if requester.master != self.me {
             if let Some(link) = self.roster.link_to(requester.master) {
                 let outcome = Some((failure, text));
-                self.ports.push_outcome(link, requester, from, id, outcome, &self.counters);
+                self.ports
+                    .push_outcome(link, requester, from, id, outcome, &self.counters);
             }
             return;
         }
         self.counters.failures(failure).add(1);
         if let Some(&slot) = self.slots.get(&requester.number) {
             let outcome = Some((failure, text));
-            self.ports.push_outcome(slot, requester, from, id, outcome, &self.counters);
+            self.ports
+                .push_outcome(slot, requester, from, id, outcome, &self.counters);
         }
     }
 
     /// The hub itself says that a request of one of our processes fails.
-    pub(super) fn tell_failure(&mut self, requester: ProcessId, id: u64, failure: Failure, text: &str) {
+    pub(super) fn tell_failure(
+        &mut self,
+        requester: ProcessId,
+        id: u64,
+        failure: Failure,
+        text: &str,
+    ) {
         self.fail_request(requester, id, self.me.process(), failure, text);
     }
 
@@ -113,7 +122,10 @@ impl<A> Core<A> {
         }
         port.requests += 1;
         let is_open = targets.iter().any(|one| matches!(one, Target::Owner(_)));
-        if let Some(before) = self.pending.insert(request, slot, targets, deadline, is_open) {
+        if let Some(before) = self
+            .pending
+            .insert(request, slot, targets, deadline, is_open)
+        {
             self.ports.release(before);
         }
         true

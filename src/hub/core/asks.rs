@@ -69,7 +69,8 @@ impl<A> Core<A> {
         if id != 0 {
             let outcome = done.as_ref().err().map(|text| (Failure::Refused, &**text));
             let me = self.me.process();
-            self.ports.push_outcome(slot, process, me, id, outcome, &self.counters);
+            self.ports
+                .push_outcome(slot, process, me, id, outcome, &self.counters);
         }
         Ok(())
     }
@@ -93,7 +94,9 @@ impl<A> Core<A> {
             return Ok(());
         }
         if record_size(&after) > most {
-            return Err(format!("what is known about one process has at most {most} bytes"));
+            return Err(format!(
+                "what is known about one process has at most {most} bytes"
+            ));
         }
         let before = std::mem::replace(peer, after.clone());
         self.announce(What::Up(after.clone()));
@@ -106,7 +109,9 @@ impl<A> Core<A> {
             return Err(format!("{pattern:?} is no pattern"));
         }
         if !is_topic(pattern) && words(pattern).count() > MOST_WORDS {
-            return Err(format!("a pattern with * or > has at most {MOST_WORDS} words"));
+            return Err(format!(
+                "a pattern with * or > has at most {MOST_WORDS} words"
+            ));
         }
         let most = self.limits.subscriptions;
         let Some(process) = self.ports.process_mut(slot) else {
@@ -181,7 +186,8 @@ impl<A> Core<A> {
             let frame = own_frame(Kind::Reply, me, &to, id, &payload);
             self.push(slot, &frame, me, None).ok();
         }
-        self.ports.push_outcome(slot, process, me, id, None, &self.counters);
+        self.ports
+            .push_outcome(slot, process, me, id, None, &self.counters);
     }
 }
 

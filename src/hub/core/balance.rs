@@ -26,7 +26,8 @@ struct Candidates {
 
 /// The application that a message is for: what is before the slash.
 pub(super) fn application_of(name: &str) -> &str {
-    name.split_once('/').map_or(name, |(application, _)| application)
+    name.split_once('/')
+        .map_or(name, |(application, _)| application)
 }
 
 impl Hosts {
@@ -88,7 +89,11 @@ impl Hosts {
             false => roster.peer(one).map_or(0, |peer| peer.load),
         };
         let (before, after) = circle.split_at(first);
-        after.iter().chain(before).copied().min_by_key(|one| load(*one))
+        after
+            .iter()
+            .chain(before)
+            .copied()
+            .min_by_key(|one| load(*one))
     }
 
     fn find(&mut self, application: &str, roster: &Roster) -> Option<()> {

@@ -65,8 +65,17 @@ impl<A> Core<A> {
     }
 
     /// What a hub says came by the link in this slot.
-    pub(super) fn hear(&mut self, slot: u32, link: HubLink, frame: &Frame<'_>) -> Result<(), Malformed> {
-        let Fact { owner, version, what } = read(frame.payload)?;
+    pub(super) fn hear(
+        &mut self,
+        slot: u32,
+        link: HubLink,
+        frame: &Frame<'_>,
+    ) -> Result<(), Malformed> {
+        let Fact {
+            owner,
+            version,
+            what,
+        } = read(frame.payload)?;
         if matches!(what, What::Inquiry) {
             self.answer_inquiry(slot, link, owner);
             return Ok(());
@@ -127,7 +136,9 @@ impl<A> Core<A> {
         let Some(owner) = self.roster.remove(id) else {
             return;
         };
-        let link = owner.link.expect("only this master has none, and is not removed");
+        let link = owner
+            .link
+            .expect("only this master has none, and is not removed");
         for pattern in &owner.wants {
             self.interest.remove(pattern, Who::Afar(id, link));
         }
@@ -159,7 +170,10 @@ impl<A> Core<A> {
 
     /// Who is at the top may have changed: our processes are told.
     pub(super) fn regroup(&mut self) {
-        let top = (self.roster.parent(self.me.process()), self.roster.grand_master());
+        let top = (
+            self.roster.parent(self.me.process()),
+            self.roster.grand_master(),
+        );
         if self.told == top {
             return;
         }
@@ -209,7 +223,8 @@ impl<A> Core<A> {
                 grand_master: self.roster.grand_master(),
             };
             let frame = tell_frame(self.me.process(), &tell);
-            self.ports.push_fact(slot, &frame, self.me.process(), &self.counters);
+            self.ports
+                .push_fact(slot, &frame, self.me.process(), &self.counters);
         }
     }
 
@@ -278,7 +293,10 @@ impl<A> Core<A> {
         for peer in before.into_values() {
             self.mourn(peer, Departure::Silent);
         }
-        let facts = self.roster.owner(id).map(|owner| all_about(id, owner, None));
+        let facts = self
+            .roster
+            .owner(id)
+            .map(|owner| all_about(id, owner, None));
         for fact in facts.into_iter().flatten() {
             self.pass_on(Some(slot), &fact);
         }

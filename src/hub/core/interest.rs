@@ -215,10 +215,7 @@ impl Node {
     }
 
     fn is_empty(&self) -> bool {
-        self.words.is_empty()
-            && self.any.is_none()
-            && self.here.is_empty()
-            && self.rest.is_empty()
+        self.words.is_empty() && self.any.is_none() && self.here.is_empty() && self.rest.is_empty()
     }
 
     #[cfg(test)]

@@ -303,7 +303,11 @@ impl<A> Core<A> {
         match &here.end {
             End::Process(process) => {
                 let id = process.id;
-                let why = if was_cut { Departure::Cut } else { Departure::Left };
+                let why = if was_cut {
+                    Departure::Cut
+                } else {
+                    Departure::Left
+                };
                 match self.roster.peer(id).map(|peer| peer.role) {
                     Some(Role::Guest) => self.leave(id, why),
                     _ => self.withdraw(slot, id),
@@ -338,7 +342,10 @@ impl<A> Core<A> {
         let Some(slot) = self.ports.slot(port) else {
             return Ok(());
         };
-        let here = self.ports.get(slot).expect("the slot of a port that is open");
+        let here = self
+            .ports
+            .get(slot)
+            .expect("the slot of a port that is open");
         if here.is_malformed || here.is_cut() {
             return Ok(());
         }
@@ -468,7 +475,9 @@ impl<A> Core<A> {
         let was_there = number.is_some();
         let number = match role {
             Role::Master => 0,
-            _ => number.filter(|&number| number > 0).unwrap_or(self.next_number),
+            _ => number
+                .filter(|&number| number > 0)
+                .unwrap_or(self.next_number),
         };
         self.next_number = self.next_number.max(number.saturating_add(1));
         let id = ProcessId {
@@ -527,7 +536,8 @@ impl<A> Core<A> {
             parent: process.parent,
             grand_master,
         };
-        self.ports.welcome(slot, self.me.process(), tell, &self.counters);
+        self.ports
+            .welcome(slot, self.me.process(), tell, &self.counters);
     }
 
     /// The line of a process that stays listed has ended: it hosts and offers nothing any more.
@@ -613,7 +623,8 @@ impl<A> Core<A> {
         from: ProcessId,
         attached: Option<A>,
     ) -> Result<(), Refusal> {
-        self.ports.push(slot, frame, from, attached, &self.counters)?;
+        self.ports
+            .push(slot, frame, from, attached, &self.counters)?;
         self.tally.delivered += 1;
         self.tally.bytes += frame.len() as u64;
         Ok(())

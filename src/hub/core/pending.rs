@@ -79,7 +79,12 @@ impl Pending {
 
     /// `from` has answered; it is `afar` if another hub says so. The first answer ends a request. With it
     /// comes the port that the request came by.
-    pub(super) fn answered(&mut self, request: Request, from: ProcessId, afar: bool) -> Option<u32> {
+    pub(super) fn answered(
+        &mut self,
+        request: Request,
+        from: ProcessId,
+        afar: bool,
+    ) -> Option<u32> {
         let waiting = self.all.get(&request)?;
         let may = (afar && waiting.is_open) || waiting.targets.iter().any(|one| one.is(from));
         if !may {
@@ -120,7 +125,11 @@ impl Pending {
     }
 
     /// Those who made these requests do not wait any more. Tells the port of each.
-    pub(super) fn forget(&mut self, is_over: impl Fn(ProcessId, u32, u64) -> bool, mut freed: impl FnMut(u32)) {
+    pub(super) fn forget(
+        &mut self,
+        is_over: impl Fn(ProcessId, u32, u64) -> bool,
+        mut freed: impl FnMut(u32),
+    ) {
         self.all.retain(|(requester, _), waiting| {
             let over = is_over(*requester, waiting.slot, waiting.deadline);
             if over {

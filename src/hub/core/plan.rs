@@ -103,11 +103,21 @@ impl<A> Core<A> {
             }
             To::Parent => {
                 let parent = self.roster.parent(sender);
-                self.plan_circle(sender, frame, &Circle::These(parent.into_iter().collect()), plan)
+                self.plan_circle(
+                    sender,
+                    frame,
+                    &Circle::These(parent.into_iter().collect()),
+                    plan,
+                )
             }
             To::Worker(seat) => {
                 let worker = self.roster.in_seat(seat);
-                self.plan_circle(sender, frame, &Circle::These(worker.into_iter().collect()), plan)
+                self.plan_circle(
+                    sender,
+                    frame,
+                    &Circle::These(worker.into_iter().collect()),
+                    plan,
+                )
             }
             To::GrandMaster => {
                 let top = self.roster.grand_master().process();
@@ -132,9 +142,7 @@ impl<A> Core<A> {
         match To::decode(frame.to)? {
             // Whoever sent it to everyone is not here.
             To::Subscribers | To::Everyone => self.plan_subscribers(frame, Some(came_by), plan),
-            To::Processes(processes) => {
-                self.plan_processes(&processes, frame, Some(came_by), plan)
-            }
+            To::Processes(processes) => self.plan_processes(&processes, frame, Some(came_by), plan),
             To::Route(route) => self.plan_route(route, frame, plan),
             // These have been made out by the sender's hub.
             _ => Err(Malformed::To),
@@ -161,7 +169,8 @@ impl<A> Core<A> {
         plan.owners.extend(&wanted.owners);
         if let Some(came_by) = came_by {
             plan.links.retain(|&link| self.may_cross(came_by, link));
-            plan.owners.retain(|&(_, link)| self.may_cross(came_by, link));
+            plan.owners
+                .retain(|&(_, link)| self.may_cross(came_by, link));
         }
         Ok(())
     }
@@ -186,9 +195,7 @@ impl<A> Core<A> {
         let here = wanted.own.iter().copied().filter(|&slot| {
             ports.process(slot).is_some_and(|process| match circle {
                 Circle::Everyone => process.id != sender,
-                Circle::Siblings(parent) => {
-                    process.parent == Some(*parent) && process.id != sender
-                }
+                Circle::Siblings(parent) => process.parent == Some(*parent) && process.id != sender,
                 Circle::Children => process.parent == Some(sender),
                 Circle::These(these) => these.contains(&process.id),
             })
@@ -216,7 +223,10 @@ impl<A> Core<A> {
             plan.why = Some(Failure::Unroutable);
         }
         let want = |process: &ProcessId| {
-            let there = wanted.owners.iter().find(|(owner, _)| *owner == process.master);
+            let there = wanted
+                .owners
+                .iter()
+                .find(|(owner, _)| *owner == process.master);
             there.map(|(_, link)| (*link, *process))
         };
         plan.named.extend(everybody.iter().filter_map(want));
@@ -301,7 +311,9 @@ impl<A> Core<A> {
             return Err(Malformed::To);
         }
         let application = application_of(frame.name);
-        let host = self.hosts.pick(application, sender, balance, &self.roster, loads);
+        let host = self
+            .hosts
+            .pick(application, sender, balance, &self.roster, loads);
         match host {
             Some(host) => self.plan_one(host, frame, None, plan),
             None => {
@@ -320,16 +332,27 @@ impl<A> Core<A> {
     ) -> Result<Result<u32, Failure>, Malformed> {
         let Some(&slot) = self.slots.get(&process.number) else {
             let is_known = self.roster.peer(process).is_some();
-            return Ok(Err(if is_known { Failure::Gone } else { Failure::Unroutable }));
+            return Ok(Err(if is_known {
+                Failure::Gone
+            } else {
+                Failure::Unroutable
+            }));
         };
         let listens = match frame.header.space {
             Space::Topic => {
                 let wanted = self.interest.of(frame.name).ok_or(Malformed::Name)?;
                 wanted.own.contains(&slot)
             }
-            space => self.roster.peer(process).is_some_and(|peer| has(peer, space, frame.name)),
+            space => self
+                .roster
+                .peer(process)
+                .is_some_and(|peer| has(peer, space, frame.name)),
         };
-        Ok(if listens { Ok(slot) } else { Err(Failure::NoListener) })
+        Ok(if listens {
+            Ok(slot)
+        } else {
+            Err(Failure::NoListener)
+        })
     }
 
     /// Everybody who hosts this application, or offers this function.
@@ -338,7 +361,8 @@ impl<A> Core<A> {
         for peer in self.roster.peers().filter(|peer| has(peer, space, name)) {
             if peer.id.master == self.me {
                 let slot = self.slots.get(&peer.id.number);
-                slot.into_iter().for_each(|slot| wanted.add(Who::Own(*slot)));
+                slot.into_iter()
+                    .for_each(|slot| wanted.add(Who::Own(*slot)));
             } else if let Some(link) = self.roster.link_to(peer.id.master) {
                 wanted.add(Who::Afar(peer.id.master, link));
             }
@@ -355,7 +379,10 @@ impl<A> Core<A> {
     pub(super) fn targets(&self, plan: &Plan) -> Vec<Target> {
         let own = plan.own.iter().filter_map(|&slot| self.ports.process(slot));
         let own = own.map(|process| Target::Process(process.id));
-        let named = plan.named.iter().map(|(_, process)| Target::Process(*process));
+        let named = plan
+            .named
+            .iter()
+            .map(|(_, process)| Target::Process(*process));
         let owners = plan.owners.iter().map(|(owner, _)| Target::Owner(*owner));
         let route = plan.route.iter().filter_map(|(_, route)| route.last());
         let route = route.map(|process| Target::Process(*process));
@@ -373,7 +400,9 @@ fn has(peer: &crate::bus::Peer, space: Space, name: &str) -> bool {
         Space::Topic => false,
         Space::Application => peer.applications.contains_key(application_of(name)),
         Space::Function => {
-            let place = peer.functions.binary_search_by(|one| one.as_str().cmp(name));
+            let place = peer
+                .functions
+                .binary_search_by(|one| one.as_str().cmp(name));
             place.is_ok()
         }
     }

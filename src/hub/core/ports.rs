@@ -175,7 +175,10 @@ impl<A> Ports<A> {
         self.free.push(slot);
         let mut port = port;
         let mut waited = 0;
-        while port.queue.drop_oldest(|frame, _| waited += u64::from(is_message(frame))) {}
+        while port
+            .queue
+            .drop_oldest(|frame, _| waited += u64::from(is_message(frame)))
+        {}
         counters.lost(Lost::Closed).add(waited);
         Some(port)
     }
@@ -274,9 +277,16 @@ impl<A> Ports<A> {
             return Err(Refusal::Closed);
         };
         port.sequence += 1;
-        let scarce = !port.queue.has_room(frame.len()) || attached.is_some() || !port.owed.is_empty();
+        let scarce =
+            !port.queue.has_room(frame.len()) || attached.is_some() || !port.owed.is_empty();
         if scarce || port.is_cut {
-            let room = port.make_room(frame.len(), attached.is_some(), &self.limits, counters, &mut self.evicted);
+            let room = port.make_room(
+                frame.len(),
+                attached.is_some(),
+                &self.limits,
+                counters,
+                &mut self.evicted,
+            );
             let is_cut = port.is_cut;
             if room.is_err() {
                 if is_cut {
@@ -285,7 +295,10 @@ impl<A> Ports<A> {
                 return room;
             }
         }
-        let port = self.slots[slot as usize].port.as_mut().expect("it was there");
+        let port = self.slots[slot as usize]
+            .port
+            .as_mut()
+            .expect("it was there");
         port.append(frame, from, attached);
         if !port.is_dirty {
             port.is_dirty = true;
@@ -295,7 +308,13 @@ impl<A> Ports<A> {
     }
 
     /// Puts a fact into the queue of this link, or gives the link up when far too much waits.
-    pub(super) fn push_fact(&mut self, slot: u32, frame: &[u8], from: ProcessId, counters: &Counters) {
+    pub(super) fn push_fact(
+        &mut self,
+        slot: u32,
+        frame: &[u8],
+        from: ProcessId,
+        counters: &Counters,
+    ) {
         let most = self.limits.queue_bytes.saturating_mul(FACTS_BEYOND);
         let Some(port) = self.get_mut(slot) else {
             return;
@@ -322,7 +341,8 @@ impl<A> Ports<A> {
         }
         let frame = tell_frame(hub, &tell);
         port.pay(counters);
-        port.owed.retain(|owed| !matches!(owed.what, Due::Welcome(_)));
+        port.owed
+            .retain(|owed| !matches!(owed.what, Due::Welcome(_)));
         port.sequence = 1;
         port.append(&frame, hub, None);
         self.note(slot);
@@ -533,7 +553,10 @@ impl<A> Port<A> {
         self.is_cut = true;
         counters.cut.add(1);
         let mut waited = 0;
-        while self.queue.drop_oldest(|frame, _| waited += u64::from(is_message(frame))) {}
+        while self
+            .queue
+            .drop_oldest(|frame, _| waited += u64::from(is_message(frame)))
+        {}
         self.owed.clear();
         counters.lost(Lost::Closed).add(waited);
     }

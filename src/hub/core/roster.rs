@@ -104,7 +104,9 @@ impl Roster {
 
     /// How many masters this link leads to.
     pub(super) fn count_behind(&self, link: u32) -> usize {
-        self.owners().filter(|(_, owner)| owner.link == Some(link)).count()
+        self.owners()
+            .filter(|(_, owner)| owner.link == Some(link))
+            .count()
     }
 
     /// The link to a master; `None`: it is unknown, or this one.

@@ -1,11 +1,6 @@
 //! A message, from its sender to all queues that it belongs in.
 
-use super::{
-    Core, HubLink, Loads, Lost,
-    pending::Target,
-    plan::Plan,
-    ports::Refusal,
-};
+use super::{Core, HubLink, Loads, Lost, pending::Target, plan::Plan, ports::Refusal};
 use crate::bus::{
     Failure, ProcessId, To,
     control::Tell,
@@ -98,7 +93,9 @@ impl<A> Core<A> {
     fn publish(&mut self, sender: ProcessId, frame: &Frame<'_>) -> Result<(), Malformed> {
         let wanted = self.interest.of(frame.name).ok_or(Malformed::Name)?;
         for &slot in &wanted.own {
-            let pushed = self.ports.push(slot, frame.bytes, sender, None, &self.counters);
+            let pushed = self
+                .ports
+                .push(slot, frame.bytes, sender, None, &self.counters);
             if pushed.is_ok() {
                 self.tally.delivered += 1;
                 self.tally.bytes += frame.bytes.len() as u64;
@@ -110,7 +107,9 @@ impl<A> Core<A> {
         self.scratch.clear();
         frame::relay(frame, &To::Subscribers, self.me, &mut self.scratch);
         for &link in &wanted.links {
-            let pushed = self.ports.push(link, &self.scratch, sender, None, &self.counters);
+            let pushed = self
+                .ports
+                .push(link, &self.scratch, sender, None, &self.counters);
             if pushed.is_ok() {
                 self.tally.delivered += 1;
                 self.tally.bytes += self.scratch.len() as u64;
@@ -184,7 +183,13 @@ impl<A> Core<A> {
 
     /// Puts a message into the queues that it was planned for. `waits`: of a request, this hub sees to
     /// it that it ends.
-    fn carry_out(&mut self, letter: &Letter<'_>, plan: &mut Plan, attached: Option<A>, waits: bool) {
+    fn carry_out(
+        &mut self,
+        letter: &Letter<'_>,
+        plan: &mut Plan,
+        attached: Option<A>,
+        waits: bool,
+    ) {
         let header = &letter.frame.header;
         if header.deadline != 0 && header.deadline <= letter.now {
             self.counters.lost(Lost::Expired).add(1);
@@ -205,7 +210,12 @@ impl<A> Core<A> {
         }
         if plan.own.len() < plan.count() && letter.frame.path.len() >= 8 * MAX_PATH {
             self.counters.lost(Lost::Loop).add(1);
-            return self.refuse(letter, plan, Failure::Unroutable, "it has come through too many hubs");
+            return self.refuse(
+                letter,
+                plan,
+                Failure::Unroutable,
+                "it has come through too many hubs",
+            );
         }
         if letter.is_request && waits {
             let mut targets = self.targets(plan);
@@ -214,7 +224,13 @@ impl<A> Core<A> {
                 targets.truncate(plan.own.len());
             }
             let request = (letter.sender, header.id);
-            if !self.expect(letter.came_by, request, &targets, header.deadline, letter.now) {
+            if !self.expect(
+                letter.came_by,
+                request,
+                &targets,
+                header.deadline,
+                letter.now,
+            ) {
                 return self.refuse(letter, plan, Failure::Overflow, "too many requests wait");
             }
         }
@@ -312,7 +328,11 @@ impl<A> Core<A> {
         let route = plan.route.iter().map(|(link, _)| *link);
         if plan.count() != 1 {
             Some("a descriptor goes to one process")
-        } else if named.chain(owners).chain(route).any(|link| self.is_far(link)) {
+        } else if named
+            .chain(owners)
+            .chain(route)
+            .any(|link| self.is_far(link))
+        {
             Some("descriptors do not travel over NATS")
         } else {
             None

@@ -32,3 +32,13 @@ mod tests;
 
 pub(super) use self::bridge::meet;
 pub(crate) use self::{counters::Counters, envelope::Dropped};
+use crate::{config::BusOptions, error::Result};
+
+/// Looks whether all files that `options` names are there, hold what they should, and are hidden from
+/// others.
+///
+/// # Errors
+/// The first that is not.
+pub(crate) fn check(options: &BusOptions) -> Result<()> {
+    secrets::read(options).map(drop)
+}
