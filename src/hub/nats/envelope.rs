@@ -94,11 +94,13 @@ pub(crate) enum Dropped {
     Large,
     /// It never arrived: the next one did.
     Lost,
+    /// Another master says it that has our name.
+    Namesake,
 }
 
 impl Dropped {
     /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Malformed,
         Self::Unsigned,
         Self::Forged,
@@ -110,6 +112,7 @@ impl Dropped {
         Self::Slow,
         Self::Large,
         Self::Lost,
+        Self::Namesake,
     ];
 
     /// Its name in metrics.
@@ -126,6 +129,7 @@ impl Dropped {
             Self::Slow => "slow",
             Self::Large => "large",
             Self::Lost => "lost",
+            Self::Namesake => "namesake",
         }
     }
 }

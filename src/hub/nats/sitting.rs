@@ -70,6 +70,14 @@ impl Talk<'_> {
         if heard.lost > 0 {
             self.shared.counters.lose(Dropped::Lost, heard.lost);
         }
+        if master == self.shared.me {
+            self.shared.counters.lose(Dropped::Namesake, 1);
+            return Ok(Follow {
+                news: Vec::new(),
+                greet: heard.greet,
+                usurper: heard.usurper,
+            });
+        }
         let mut news = Vec::new();
         match heard.link {
             Some(Link::Opens) => news.push(News::Opens(master)),

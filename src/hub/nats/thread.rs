@@ -73,7 +73,7 @@ pub(super) struct Ends {
 /// What is the same in all sittings.
 pub(super) struct Shared {
     options: BusOptions,
-    me: MasterId,
+    pub(super) me: MasterId,
     pub(super) roster: RefCell<Roster>,
     pub(super) counters: Arc<Counters>,
     pub(super) news: mpsc::Sender<News>,
