@@ -25,8 +25,8 @@
 //! | `worker` | a worker process: intake, serve, drain |
 //! | `proxy` | the built-in application |
 //! | `control` | what may be asked of a running master, and what it answers |
-//! | `status` | what the master knows beyond the scoreboard |
 //! | `hub` | the bus's middle, a thread of the master |
+//! | `status` | what the master knows beyond the scoreboard |
 //! | `metrics` | every metric's name and how it is read |
 //! | `master` | the master process: dispatcher, supervisor, admin |
 //! | `cluster` | the public door |
@@ -81,9 +81,9 @@ mod proxy;
 
 mod control;
 
-mod status;
-
 mod hub;
+
+mod status;
 
 mod metrics;
 

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -14,6 +14,7 @@ use crate::{
     compare::Report,
     control::ReloadReport,
     dispatch::{mode::Arm, shadow::Shadow},
+    hub::HubHandle,
     scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, Row, SEATS, Scoreboard, State},
     sys::clock::{cpu_time, monotonic_ns},
 };
@@ -74,6 +75,7 @@ impl Seat {
 pub(crate) struct Status {
     /// The counters.
     pub(crate) board: Scoreboard,
+    hub: Arc<OnceLock<HubHandle>>,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -213,8 +215,20 @@ impl Status {
     pub(crate) fn resume(board: Scoreboard, inner: Inner) -> Self {
         Self {
             board,
+            hub: Arc::default(),
             inner: Arc::new(Mutex::new(inner)),
         }
+    }
+
+    /// From now on the bus is shown, too.
+    pub(crate) fn show_bus(&self, hub: HubHandle) {
+        // It is there for as long as the binary is.
+        let _ = self.hub.set(hub);
+    }
+
+    /// The middle of the bus, once there is one.
+    pub(crate) fn hub(&self) -> Option<&HubHandle> {
+        self.hub.get()
     }
 
     /// What the next binary is to know.

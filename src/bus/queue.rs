@@ -49,6 +49,14 @@ impl<A> Queue<A> {
         self.bytes
     }
 
+    /// The frames that wait, counted one by one.
+    pub(crate) fn frames(&self) -> usize {
+        let packets = self.packets.iter();
+        packets
+            .map(|packet| frame::frames(&packet.bytes[packet.start..]).count())
+            .sum()
+    }
+
     /// The descriptors that wait.
     pub(crate) fn attached(&self) -> usize {
         self.attached

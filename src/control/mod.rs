@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::{
     plan::ComparePlan,
     report::{
-        CandidateReport, DecisionReport, DecisionsReport, DrainReport, ListenerReport, LiveArm,
-        LiveReport, LiveWorker, ReloadReport, StatusReport, WorkerReport, WorkersReport,
+        BusReport, CandidateReport, DecisionReport, DecisionsReport, DrainReport, ListenerReport,
+        LiveArm, LiveReport, LiveWorker, ReloadReport, StatusReport, WorkerReport, WorkersReport,
     },
 };
 use crate::dispatch::{mode::Mode, policy::Policy};

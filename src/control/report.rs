@@ -49,6 +49,30 @@ pub(crate) struct StatusReport {
     pub(crate) connections_lost: u64,
     /// Connections that went to a second worker because the first did not claim them.
     pub(crate) connections_redispatched: u64,
+    /// The bus; `None`: this binary knows none.
+    #[serde(default)]
+    pub(crate) bus: Option<BusReport>,
+}
+
+/// The bus, as the master's hub sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BusReport {
+    /// The master's name on the bus.
+    pub(crate) master: String,
+    /// Does the hub go on?
+    pub(crate) up: bool,
+    /// Processes on it, of all masters.
+    pub(crate) processes: u64,
+    /// Other hubs that this one has a way to.
+    pub(crate) hubs: u64,
+    /// Messages and answers that came in.
+    pub(crate) messages: u64,
+    /// Those that went out, once for each receiver.
+    pub(crate) deliveries: u64,
+    /// Those that did not get to somebody that they were for.
+    pub(crate) lost: u64,
+    /// Bytes that wait to be taken.
+    pub(crate) queued_bytes: u64,
 }
 
 /// One address that is listened on.

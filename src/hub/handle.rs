@@ -18,7 +18,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{core::Counters, nats};
+use super::{
+    core::Counters,
+    nats,
+    tally::{self, Tally},
+};
 use crate::{
     bus::{Departure, MasterId, Peer, ProcessId, Role, line},
     scoreboard::RowRef,
@@ -66,8 +70,8 @@ pub(super) enum Order {
     Freeze(Duration, oneshot::Sender<()>),
     /// Not after all.
     Thaw,
-    /// The lines, to be carried over.
-    Lines(mpsc::Sender<Vec<(Whose, OwnedFd)>>),
+    /// The lines, to be carried over, and how many messages wait for them.
+    Lines(mpsc::Sender<Lines>),
     /// Fail as nobody ever should.
     #[cfg(test)]
     Panic,
@@ -86,14 +90,19 @@ pub(crate) enum Whose {
     Met(MasterId),
 }
 
+/// The hub's ends of its lines, duplicated, and how many messages wait for them.
+pub(super) type Lines = (Vec<(Whose, OwnedFd)>, u64);
+
 /// What a hub is to know of the one that was in this process before.
 #[derive(Debug)]
 pub(crate) struct Carried {
     pub(crate) me: MasterId,
     /// The number of the next process.
     pub(crate) next: u32,
-    /// The lines that are not those of its processes, which the supervisor
-    /// [`resume`](HubHandle::resume)s.
+    /// What it has counted.
+    pub(crate) tally: Tally,
+    /// The lines. Those of its processes are not the hub's to take up: the supervisor
+    /// [`resume`](HubHandle::resume)s them.
     pub(crate) links: Vec<(Whose, OwnedFd)>,
 }
 
@@ -101,11 +110,6 @@ impl HubHandle {
     /// The master's name on the bus.
     pub(crate) fn me(&self) -> MasterId {
         self.me
-    }
-
-    /// The number of the next process.
-    pub(crate) fn next(&self) -> u32 {
-        self.next.load(Relaxed)
     }
 
     /// What the hub has counted.
@@ -213,11 +217,21 @@ impl HubHandle {
         self.order(Order::Thaw);
     }
 
-    /// The hub's ends of all lines, duplicated. Blocks for a moment; none, if the hub has ended.
-    pub(crate) fn lines(&self) -> Vec<(Whose, OwnedFd)> {
+    /// What another binary is to know of this hub. Blocks for a moment; there are no lines if the hub has
+    /// ended. What still waits for somebody counts as lost.
+    pub(crate) fn pack(&self) -> Carried {
         let (done, answer) = mpsc::channel();
         self.order(Order::Lines(done));
-        answer.recv_timeout(ANSWER).unwrap_or_default()
+        let (links, waiting) = answer.recv_timeout(ANSWER).unwrap_or_default();
+        let mut tally = tally::tally(&self.counters);
+        tally.extend(self.nats.tally());
+        *tally.entry(tally::LOST_WITH_THE_LINE.into()).or_default() += waiting;
+        Carried {
+            me: self.me,
+            next: self.next.load(Relaxed),
+            tally,
+            links,
+        }
     }
 
     pub(super) fn order(&self, order: Order) {

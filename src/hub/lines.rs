@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     core::{Core, Counters, HubLink, Loads, Lost, Newcomer, PortId},
-    handle::{Arrival, Whose},
+    handle::{Arrival, Lines, Whose},
 };
 use crate::{
     bus::{
@@ -259,15 +259,18 @@ impl Hub {
         self.flush();
     }
 
-    /// The hub's ends of all lines that another binary can go on with, duplicated. A guest's are not
-    /// among them: what it talks to ends with this binary.
-    pub(super) fn lines(&self) -> Vec<(Whose, OwnedFd)> {
-        let ports = self.ports.borrow();
+    /// The hub's ends of all lines, duplicated, and how many messages wait for them.
+    pub(super) fn lines(&self) -> Lines {
+        let (ports, mut core) = (self.ports.borrow(), self.core.borrow_mut());
+        let waiting = ports
+            .keys()
+            .map(|port| core.queue(*port).map_or(0, |q| q.frames()));
+        let waiting = waiting.sum::<usize>() as u64;
         let lines = ports.values().filter_map(|port| match &port.way {
             Way::Line(line) => Some((port.whose, line.duplicate().ok()?)),
             Way::Gateway(_) => None,
         });
-        lines.collect()
+        (lines.collect(), waiting)
     }
 
     /// There is room again in the way to this port.

@@ -10,16 +10,19 @@
 //! | `lines` | the lines to processes and other hubs, and what goes through them |
 //! | `nats` | the way to masters that were met on NATS |
 //! | `thread` | the thread: orders, and its end |
+//! | `tally` | what the hub has counted, carried on |
 //! | `handle` | what the rest of the master asks of the hub |
 
 pub(crate) mod core;
 mod handle;
 mod lines;
 pub(crate) mod nats;
+mod tally;
 mod thread;
 
 pub(crate) use self::{
-    core::Counters,
+    core::{FAILURES, Lost},
     handle::{Carried, HubHandle, Whose},
+    tally::Tally,
     thread::{Plan, start},
 };

@@ -25,6 +25,7 @@ use super::{
     handle::{Carried, HubHandle, Order, Whose},
     lines::Hub,
     nats,
+    tally::{self, Tally},
 };
 use crate::{
     bus::MasterId,
@@ -53,9 +54,9 @@ pub(crate) fn start(plan: Plan) -> io::Result<HubHandle> {
         above,
         carried,
     } = plan;
-    let (me, next, mut links) = match carried {
-        Some(carried) => (carried.me, carried.next, carried.links),
-        None => (draw()?, 1, Vec::new()),
+    let (me, next, tally, mut links) = match carried {
+        Some(carried) => (carried.me, carried.next, carried.tally, carried.links),
+        None => (draw()?, 1, Tally::new(), Vec::new()),
     };
     links.extend(above.map(|line| (Whose::Above, line)));
     let (orders, inbox) = mpsc::unbounded_channel();
@@ -67,6 +68,8 @@ pub(crate) fn start(plan: Plan) -> io::Result<HubHandle> {
         nats: Arc::default(),
         alive: Arc::new(AtomicBool::new(true)),
     };
+    tally::resume(&handle.counters, &tally);
+    handle.nats.resume(&tally);
     let (counters, alive) = (handle.counters.clone(), handle.alive.clone());
     let nats = handle.nats.clone();
     thread::Builder::new().name("hub".into()).spawn(move || {

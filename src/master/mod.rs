@@ -332,6 +332,7 @@ fn live(
             later: Vec::new(),
             comparing: None,
         };
+        status.show_bus(hub.clone());
         let known: Rc<dyn control::Reports> = Rc::new(status.clone());
         let supervisor = Rc::new(Supervisor {
             board,

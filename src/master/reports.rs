@@ -7,10 +7,11 @@ use super::control::Reports;
 use crate::{
     compare,
     control::{
-        DrainReport, ListenerReport, LiveArm, LiveReport, LiveWorker, StatusReport, WorkerReport,
-        WorkersReport,
+        BusReport, DrainReport, ListenerReport, LiveArm, LiveReport, LiveWorker, StatusReport,
+        WorkerReport, WorkersReport,
     },
     dispatch::mode::Arm,
+    hub::{HubHandle, Lost},
     scoreboard::{CLASSES, MAX_LISTENERS, Row, State, histogram::Snapshot},
     status::{Seat, SeatStatus, Status, imbalance, since},
     sys::clock::monotonic_ns,
@@ -79,6 +80,7 @@ impl Reports for Status {
             connections_open: rows.iter().map(|row| row.open()).sum(),
             connections_lost: known.lost,
             connections_redispatched: get(&self.board.dispatcher().redispatched),
+            bus: self.hub().map(bus),
         }
     }
 
@@ -204,6 +206,23 @@ impl Reports for Status {
 
     fn comparison(&self) -> Option<compare::Report> {
         self.lock().comparison.clone()
+    }
+}
+
+fn bus(hub: &HubHandle) -> BusReport {
+    let counters = hub.counters();
+    BusReport {
+        master: hub.me().to_string(),
+        up: hub.is_alive(),
+        processes: counters.processes.count(),
+        hubs: counters.hubs.count(),
+        messages: counters.received.count(),
+        deliveries: counters.delivered.count(),
+        lost: Lost::ALL
+            .iter()
+            .map(|why| counters.lost(*why).count())
+            .sum(),
+        queued_bytes: counters.queued_bytes.count(),
     }
 }
 

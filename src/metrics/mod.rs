@@ -1,5 +1,6 @@
 //! The metrics: how each is read off the scoreboard at the moment of the scrape. No worker is asked, so none is disturbed and none can keep a scrape waiting.
 
+mod bus;
 mod names;
 mod page;
 
@@ -62,6 +63,7 @@ impl Collector for ScoreboardCollector {
         self.shadows(&mut page);
         self.operations(&mut page);
         self.upstreams(&mut page);
+        self.bus(&mut page);
         page.gauge(&BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
         page.families
     }

@@ -158,6 +158,67 @@ pub(super) const PAUSED: Name = Name(
     "pointsman_paused",
     "Is nothing accepted for now, because somebody asked for it?",
 );
+pub(super) const BUS_UP: Name = Name("pointsman_bus_up", "Does the bus's hub go on?");
+pub(super) const BUS_MESSAGES: Name = Name(
+    "pointsman_bus_messages_total",
+    "Messages and answers that the hub got, from processes and from other hubs.",
+);
+pub(super) const BUS_DELIVERIES: Name = Name(
+    "pointsman_bus_deliveries_total",
+    "Messages and answers that the hub put into a queue, once for each receiver.",
+);
+pub(super) const BUS_BYTES: Name = Name(
+    "pointsman_bus_bytes_total",
+    "Bytes of what the hub put into queues, heads included.",
+);
+pub(super) const BUS_LOST: Name = Name(
+    "pointsman_bus_lost_total",
+    "Messages and answers that did not get to somebody that they were for, by reason.",
+);
+pub(super) const BUS_FAILURES: Name = Name(
+    "pointsman_bus_failures_total",
+    "Requests that failed, by what their senders were told.",
+);
+pub(super) const BUS_MALFORMED: Name = Name(
+    "pointsman_bus_malformed_total",
+    "Packets that were none; each costs who sent it its place on the bus.",
+);
+pub(super) const BUS_CUT: Name = Name(
+    "pointsman_bus_cut_total",
+    "Processes cut off because too much waited for them.",
+);
+pub(super) const BUS_FACTS_IGNORED: Name = Name(
+    "pointsman_bus_facts_ignored_total",
+    "Facts about a master that did not come by the way it is known by.",
+);
+pub(super) const BUS_PROCESSES: Name = Name(
+    "pointsman_bus_processes",
+    "Processes on the bus, of all masters.",
+);
+pub(super) const BUS_HUBS: Name = Name(
+    "pointsman_bus_hubs",
+    "Other hubs that this one has a way to.",
+);
+pub(super) const BUS_QUEUED: Name = Name(
+    "pointsman_bus_queued_bytes",
+    "Bytes that wait to be taken, for all processes and hubs.",
+);
+pub(super) const BUS_NATS_CONNECTED: Name = Name(
+    "pointsman_bus_nats_connected",
+    "Is there a connection to a NATS server?",
+);
+pub(super) const BUS_NATS_MASTERS: Name = Name(
+    "pointsman_bus_nats_masters",
+    "Other masters that were met on NATS and are there.",
+);
+pub(super) const BUS_NATS_RECONNECTS: Name = Name(
+    "pointsman_bus_nats_reconnects_total",
+    "Connects to a NATS server, but for the first.",
+);
+pub(super) const BUS_NATS_DROPPED: Name = Name(
+    "pointsman_bus_nats_dropped_total",
+    "What was to go through NATS, or came through it, and went no further, by reason.",
+);
 pub(super) const BUILD_INFO: Name = Name(
     "pointsman_build_info",
     "Always 1; the version is in the label.",

@@ -50,8 +50,7 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 pub struct Worker {
     inheritance: Arc<Inheritance>,
     row: RowRef,
-    hub: Arc<std::sync::Mutex<Option<OwnedFd>>>,
-    bus: Arc<std::sync::OnceLock<Bus>>,
+    bus: Bus,
 }
 
 impl Worker {
@@ -72,8 +71,7 @@ impl Worker {
 
     /// Its place on the bus, by which it talks to the other processes.
     pub fn bus(&self) -> Bus {
-        let connect = || bus(self.hub.lock().expect("plain").take()).expect("a runtime");
-        self.bus.get_or_init(connect).clone()
+        self.bus.clone()
     }
 
     /// The scoreboard's column for the application's `i`-th upstream endpoint.
@@ -184,8 +182,7 @@ where
         let worker = Worker {
             inheritance: Arc::new(inheritance),
             row,
-            hub: Arc::new(hub.into()),
-            bus: Arc::default(),
+            bus: bus(hub)?,
         };
         // Before anything can be told of this worker's being there.
         let terminate = signal(SignalKind::terminate())?;
@@ -210,9 +207,7 @@ where
             Some(limit) => _ = tokio::time::timeout(limit, drained).await,
         }
         // What it has published last is not to end with it.
-        if let Some(bus) = worker.bus.get() {
-            let _ = tokio::time::timeout(LAST_WORDS, bus.flush()).await;
-        }
+        let _ = tokio::time::timeout(LAST_WORDS, worker.bus.flush()).await;
         Ok(())
     })
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::control::{StatusReport, WorkerReport, WorkersReport};
+use crate::control::{BusReport, StatusReport, WorkerReport, WorkersReport};
 
 /// The page of `ctl status`.
 pub(super) fn status(report: &StatusReport) -> String {
@@ -46,6 +46,9 @@ pub(super) fn status(report: &StatusReport) -> String {
             report.connections_open, report.connections_lost, report.connections_redispatched
         ),
     );
+    if let Some(bus) = &report.bus {
+        row("bus", &on_the_bus(bus));
+    }
     if let Some(file) = &report.reload.file {
         row("configured", &file.display().to_string());
     }
@@ -67,6 +70,26 @@ pub(super) fn status(report: &StatusReport) -> String {
         row("in progress", operation);
     }
     page
+}
+
+fn on_the_bus(bus: &BusReport) -> String {
+    if !bus.up {
+        return "closed: its hub has ended".into();
+    }
+    let mut text = match bus.processes {
+        1 => "1 process".into(),
+        n => format!("{n} processes"),
+    };
+    if bus.hubs > 0 {
+        let _ = write!(text, ", {}", count(bus.hubs, "other hub"));
+    }
+    let _ = write!(
+        text,
+        ", {}, {} lost",
+        count(bus.messages, "message"),
+        bus.lost
+    );
+    text
 }
 
 /// The table of `ctl workers`.
@@ -299,6 +322,16 @@ WORKER  PID  GEN  OPEN  IN FLIGHT  KILLED IN
             connections_open: 12,
             connections_lost: 0,
             connections_redispatched: 3,
+            bus: Some(BusReport {
+                master: "00000000000000ab".into(),
+                up: true,
+                processes: 5,
+                hubs: 1,
+                messages: 7,
+                deliveries: 9,
+                lost: 0,
+                queued_bytes: 0,
+            }),
         };
         assert_eq!(
             status(&report),
@@ -310,6 +343,7 @@ listening    127.0.0.1:8080  7 open
              [::1]:80        5 open
 admin        off
 connections  12 open, 0 lost with a worker, 3 handed on to a second worker
+bus          5 processes, 1 other hub, 7 messages, 0 lost
 "
         );
         report.upgrades = 1;

@@ -248,6 +248,7 @@ pub(super) mod tests {
                 connections_open: 30,
                 connections_lost: 0,
                 connections_redispatched: 0,
+                bus: None,
             },
             requests: [
                 ("2xx".into(), requests - requests / 100),

@@ -94,6 +94,7 @@ fn fake() -> Rc<Fake> {
         connections_open: 1,
         connections_lost: 0,
         connections_redispatched: 0,
+        bus: None,
     })))
 }
 

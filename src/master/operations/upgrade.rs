@@ -38,7 +38,7 @@ use crate::{
     config::{Listen, Settings},
     control::{EXEC_LINE, path::Bound},
     error::{Error, Result},
-    hub::{self, Whose},
+    hub::{self, Tally, Whose},
     listener::{Groups, ListenerGroup},
     master::{
         Admin, Holdings, Hooks,
@@ -102,6 +102,8 @@ struct Carried {
 struct CarriedBus {
     me: MasterId,
     next: u32,
+    #[serde(default)]
+    tally: Tally,
     /// To the hubs of masters that these processes have started.
     below: Vec<(ProcessId, usize)>,
     /// To the hub of the master above.
@@ -383,14 +385,21 @@ impl Supervisor {
                 alone: group.alone().map(str::to_owned),
             });
         }
+        let hub::Carried {
+            me,
+            next,
+            tally,
+            links,
+        } = self.hub.pack();
         let mut bus = CarriedBus {
-            me: self.hub.me(),
-            next: self.hub.next(),
+            me,
+            next,
+            tally,
             below: Vec::new(),
             above: None,
         };
         let mut lines = BTreeMap::new();
-        for (whose, line) in self.hub.lines() {
+        for (whose, line) in links {
             match whose {
                 Whose::Process(number) => _ = lines.insert(number, line),
                 Whose::Below(process) => bus.below.push((process, packer.put(line)?)),
@@ -638,6 +647,7 @@ fn unpack(luggage: &Luggage, carried: Carried) -> io::Result<Holdings> {
         Some(CarriedBus {
             me,
             next,
+            tally,
             below,
             above,
         }) => {
@@ -646,6 +656,7 @@ fn unpack(luggage: &Luggage, carried: Carried) -> io::Result<Holdings> {
             Some(hub::Carried {
                 me,
                 next,
+                tally,
                 links: links
                     .map(|(whose, place)| Ok((whose, take(place)?)))
                     .collect::<io::Result<_>>()?,
