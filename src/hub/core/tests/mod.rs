@@ -1,1 +1,11 @@
-//! The core against a model.
+//! The core by itself, and several of them wired to each other.
+
+mod addresses;
+mod hostile;
+mod links;
+mod model;
+mod overflow;
+mod parts;
+mod requests;
+mod rig;
+mod stale;
