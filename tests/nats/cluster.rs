@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -57,10 +57,16 @@ impl Running {
                 kept.lock().expect("plain").push_str(&format!("{line}\n"));
             }
         });
-        let mut told = String::new();
+        let (tell, told) = mpsc::channel();
         let stdout = master.stdout.take().expect("piped");
-        BufReader::new(stdout).read_line(&mut told).expect("text");
+        thread::spawn(move || {
+            let mut line = String::new();
+            let _ = BufReader::new(stdout).read_line(&mut line);
+            let _ = tell.send(line);
+        });
+        let told = told.recv_timeout(DEADLINE).unwrap_or_default();
         let Some((address, admin)) = told.trim().split_once(' ') else {
+            let _ = master.kill();
             panic!("it did not start: {}", log.lock().expect("plain"));
         };
         Self {
