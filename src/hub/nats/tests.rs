@@ -458,3 +458,61 @@ fn servers_must_be_signed_for_and_clients_too() {
         admits(&server, right, stranger).await;
     });
 }
+
+/// What `issuer` says of `subject`, signed; NATS's own kind of JWT.
+fn jwt(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, nats: serde_json::Value) -> String {
+    let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
+    let claims = serde_json::json!({
+        "jti": subject.public_key(),
+        "iat": 1_700_000_000,
+        "iss": issuer.public_key(),
+        "sub": subject.public_key(),
+        "name": "test",
+        "nats": nats,
+    });
+    let header = encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+    let said = format!("{header}.{}", encode(claims.to_string().as_bytes()));
+    let signature = issuer.sign(said.as_bytes()).expect("it has its seed");
+    format!("{said}.{}", encode(&signature))
+}
+
+#[test]
+fn credentials_are_let_in() {
+    run(async {
+        let server = NatsServer::prepare();
+        let (operator, account) = (
+            nkeys::KeyPair::new_operator(),
+            nkeys::KeyPair::new_account(),
+        );
+        let stranger = nkeys::KeyPair::new_account();
+        let everything = serde_json::json!({
+            "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1,
+            "wildcards": true, "conn": -1, "leaf": -1,
+        });
+        let of_operator = serde_json::json!({ "type": "operator", "version": 2 });
+        let of_account =
+            serde_json::json!({ "type": "account", "version": 2, "limits": everything });
+        server.configure(&format!(
+            "operator: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {} }}",
+            jwt(&operator, &operator, of_operator),
+            account.public_key(),
+            jwt(&operator, &account, of_account),
+        ));
+        let server = server.begin();
+        let with = |name: &str, issuer: &nkeys::KeyPair| {
+            let user = nkeys::KeyPair::new_user();
+            let claims = serde_json::json!({
+                "type": "user", "version": 2, "pub": {}, "sub": {},
+                "subs": -1, "data": -1, "payload": -1,
+            });
+            let text = format!(
+                "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
+                 -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+                jwt(issuer, &user, claims),
+                user.seed().expect("a seed"),
+            );
+            plain(&server).credentials(server.secret(name, &text))
+        };
+        admits(&server, with("right", &account), with("wrong", &stranger)).await;
+    });
+}
