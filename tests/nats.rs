@@ -19,7 +19,7 @@ use self::{
     server::NatsServer,
 };
 
-const TESTS: [(&str, fn()); 7] = [
+const TESTS: [(&str, fn()); 9] = [
     (
         "masters_see_and_hear_each_other",
         masters_see_and_hear_each_other,
@@ -43,6 +43,14 @@ const TESTS: [(&str, fn()); 7] = [
     (
         "whoever_has_not_the_secret_is_a_stranger",
         whoever_has_not_the_secret_is_a_stranger,
+    ),
+    (
+        "an_upgrade_comes_back_under_its_name",
+        an_upgrade_comes_back_under_its_name,
+    ),
+    (
+        "a_flood_is_bounded_and_in_order",
+        a_flood_is_bounded_and_in_order,
     ),
     (
         "a_worker_that_dies_is_gone_everywhere",
@@ -178,11 +186,11 @@ fn a_server_that_dies_costs_no_more_than_it_must() {
 fn who_stands_still_is_gone_until_it_moves() {
     let server = NatsServer::start();
     let (a, b) = pair(&server);
-    let other = b.id();
+    let (other, master) = (b.id(), b.master());
     b.signal(Signal::SIGSTOP);
     let gone = format!("offline {other} Silent");
     until("it is gone", || (!a.heard(&gone).is_empty()).then_some(()));
-    assert!(!a.ask("/peers").contains(&b.master()));
+    assert!(!a.ask("/peers").contains(&master));
     b.signal(Signal::SIGCONT);
     a.sees(&other);
     reaches(&a, &b);
@@ -267,6 +275,38 @@ fn a_worker_that_dies_is_gone_everywhere() {
     });
     a.sees(&successor);
     assert_eq!(a.ask(&format!("/ask/{successor}/why")), "b answers why");
+}
+
+fn an_upgrade_comes_back_under_its_name() {
+    let server = NatsServer::start();
+    let (a, b) = pair(&server);
+    let (id, master) = (b.id(), b.master());
+    b.signal(Signal::SIGUSR2);
+    let came = |n| (b.said().matches("on NATS as master").count() >= n).then_some(());
+    until("it is back", || came(2));
+    a.sees(&b.id());
+    b.sees(&a.id());
+    reaches(&a, &b);
+    reaches(&b, &a);
+    assert_eq!((b.id(), b.master()), (id.clone(), master));
+    assert_eq!(a.ask(&format!("/ask/{id}/why")), "b answers why");
+}
+
+fn a_flood_is_bounded_and_in_order() {
+    let server = NatsServer::start();
+    let (a, b) = pair(&server);
+    reaches(&a, &b);
+    assert_eq!(a.ask("/many/news.flood/100000"), "said");
+    // It may have lost some, but not the last.
+    until("the last has come", || {
+        a.ask("/publish/news.flood/100000");
+        b.ask("/heard").contains(" 100000\n").then_some(())
+    });
+    let number = |line: &String| line.rsplit(' ').next()?.parse::<u64>().ok();
+    let numbers: Vec<_> = b.heard("news.flood").iter().filter_map(number).collect();
+    assert!(numbers.is_sorted(), "out of order");
+    assert_eq!(a.ask(&format!("/ask/{}/still", b.id())), "b answers still");
+    assert_eq!(b.ask(&format!("/ask/{}/still", a.id())), "a answers still");
 }
 
 fn main() -> ExitCode {

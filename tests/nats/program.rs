@@ -129,7 +129,10 @@ impl App {
                 let ready = peers.iter().filter(|peer| peer.ready);
                 ready.map(|peer| format!("{}\n", peer.id)).collect()
             }
-            ["heard"] => self.heard.lock().expect("plain").join("\n"),
+            ["heard"] => {
+                let heard = self.heard.lock().expect("plain");
+                heard.iter().map(|line| format!("{line}\n")).collect()
+            }
             ["publish", topic, text] => {
                 bus.publish(topic, text)?;
                 bus.flush().await?;
@@ -146,8 +149,11 @@ impl App {
                 "said".into()
             }
             ["many", topic, count] => {
-                for i in 0..count.parse().expect("a number") {
+                for i in 0..count.parse::<u32>().expect("a number") {
                     bus.publish(topic, format!("{i}"))?;
+                    if i % 1000 == 0 {
+                        bus.flush().await?;
+                    }
                 }
                 bus.flush().await?;
                 "said".into()
