@@ -184,6 +184,12 @@ impl Incoming {
         self.closed
     }
 
+    /// Is no answer outstanding?
+    #[cfg(test)]
+    pub(super) fn waits_for_nothing(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// A packet, with what came with it.
     ///
     /// # Errors

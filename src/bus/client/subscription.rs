@@ -48,6 +48,11 @@ impl Subscription {
         self.inbox.missed()
     }
 
+    /// The bus that it came from.
+    pub fn bus(&self) -> &Bus {
+        &self.bus
+    }
+
     fn poll(&self, cx: &Context<'_>) -> Poll<Option<Result<Message, Cut>>> {
         poll_messages(&self.inbox, &self.bus.shared().tally, cx)
     }
