@@ -280,16 +280,21 @@ fn a_worker_that_dies_is_gone_everywhere() {
 fn an_upgrade_comes_back_under_its_name() {
     let server = NatsServer::start();
     let (a, b) = pair(&server);
-    let (id, master) = (b.id(), b.master());
+    let (before, master) = (b.id(), b.master());
     b.signal(Signal::SIGUSR2);
-    let came = |n| (b.said().matches("on NATS as master").count() >= n).then_some(());
-    until("it is back", || came(2));
-    a.sees(&b.id());
+    let came = || b.said().matches("on NATS as master").count() == 2;
+    let done = || came() && b.said().contains("upgraded: 1 replaced");
+    until("it is back", || done().then_some(()));
+    let after = until("the new worker answers", || {
+        let id = b.id();
+        (id != before).then_some(id)
+    });
+    assert_eq!(b.master(), master);
+    a.sees(&after);
     b.sees(&a.id());
     reaches(&a, &b);
     reaches(&b, &a);
-    assert_eq!((b.id(), b.master()), (id.clone(), master));
-    assert_eq!(a.ask(&format!("/ask/{id}/why")), "b answers why");
+    assert_eq!(a.ask(&format!("/ask/{after}/why")), "b answers why");
 }
 
 fn a_flood_is_bounded_and_in_order() {

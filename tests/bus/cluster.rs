@@ -352,10 +352,13 @@ impl Worker {
     /// Waits until it has got this payload on this topic.
     #[track_caller]
     pub fn receives(&self, topic: &str, payload: &str) {
-        until(&format!("worker {} gets {payload:?} on {topic}", self.seat), || {
-            let got = self.got(topic);
-            got.iter().any(|one| one == payload).then_some(())
-        });
+        until(
+            &format!("worker {} gets {payload:?} on {topic}", self.seat),
+            || {
+                let got = self.got(topic);
+                got.iter().any(|one| one == payload).then_some(())
+            },
+        );
     }
 
     /// Has its connection to the desk ended?

@@ -12,15 +12,39 @@ use super::{
 use crate::harness::{descriptors, is_true, kill, until};
 
 pub const TESTS: &[Test] = &[
-    ("a_message_reaches_who_has_subscribed", a_message_reaches_who_has_subscribed),
-    ("a_killed_worker_is_seen_to_go_by_its_signal", a_killed_worker_is_seen_to_go_by_its_signal),
-    ("an_exit_is_seen_with_its_code", an_exit_is_seen_with_its_code),
-    ("respawns_leave_nothing_behind", respawns_leave_nothing_behind),
-    ("a_worker_that_is_replaced_leaves_in_peace", a_worker_that_is_replaced_leaves_in_peace),
-    ("an_upgrade_keeps_what_was_asked_for", an_upgrade_keeps_what_was_asked_for),
+    (
+        "a_message_reaches_who_has_subscribed",
+        a_message_reaches_who_has_subscribed,
+    ),
+    (
+        "a_killed_worker_is_seen_to_go_by_its_signal",
+        a_killed_worker_is_seen_to_go_by_its_signal,
+    ),
+    (
+        "an_exit_is_seen_with_its_code",
+        an_exit_is_seen_with_its_code,
+    ),
+    (
+        "respawns_leave_nothing_behind",
+        respawns_leave_nothing_behind,
+    ),
+    (
+        "a_worker_that_is_replaced_leaves_in_peace",
+        a_worker_that_is_replaced_leaves_in_peace,
+    ),
+    (
+        "an_upgrade_keeps_what_was_asked_for",
+        an_upgrade_keeps_what_was_asked_for,
+    ),
     ("a_hung_worker_gets_no_calls", a_hung_worker_gets_no_calls),
-    ("a_master_that_serves_is_on_the_bus_too", a_master_that_serves_is_on_the_bus_too),
-    ("a_branch_is_on_the_bus_of_the_trunk", a_branch_is_on_the_bus_of_the_trunk),
+    (
+        "a_master_that_serves_is_on_the_bus_too",
+        a_master_that_serves_is_on_the_bus_too,
+    ),
+    (
+        "a_branch_is_on_the_bus_of_the_trunk",
+        a_branch_is_on_the_bus_of_the_trunk,
+    ),
     ("an_idle_bus_wakes_nobody", an_idle_bus_wakes_nobody),
 ];
 
@@ -35,7 +59,11 @@ fn publish(worker: &Worker, topic: &str, payload: &str) {
 /// What `presence` says of `id` in an event, by its kind: `online`, `ready`, `changed`, `offline`.
 fn of<'a>(event: &'a Value, kind: &str, id: &str) -> Option<&'a Value> {
     let what = &event["presence"][kind];
-    let peer = if kind == "offline" { &what["peer"] } else { what };
+    let peer = if kind == "offline" {
+        &what["peer"]
+    } else {
+        what
+    };
     (peer["id"] == id).then_some(what)
 }
 
@@ -58,7 +86,9 @@ fn a_message_reaches_who_has_subscribed() {
     }
     until("all are ready", || {
         let peers = cluster.lists(&a, 4);
-        let workers = peers.iter().filter(|peer| peer["role"]["worker"].is_object());
+        let workers = peers
+            .iter()
+            .filter(|peer| peer["role"]["worker"].is_object());
         is_true(workers.filter(|peer| peer["ready"] == true).count() == 3)
     });
     assert_eq!(cluster.metric("pointsman_bus_up"), 1.0);
@@ -86,7 +116,9 @@ fn a_killed_worker_is_seen_to_go_by_its_signal() {
     assert_eq!(online["role"]["worker"]["seat"], 1);
     assert_eq!(online["role"]["worker"]["generation"], 2);
     assert_eq!(online["pid"], next.pid);
-    a.hears("and is ready", |event| of(event, "ready", &next.id).cloned());
+    a.hears("and is ready", |event| {
+        of(event, "ready", &next.id).cloned()
+    });
     // What is for the dead does not reach the successor.
     let told = a.tell(json!({ "do": "request", "to": b.id, "topic": "x" }));
     assert!(told.expect_err("nobody").contains("nobody is there"));
@@ -279,7 +311,9 @@ fn a_branch_is_on_the_bus_of_the_trunk() {
     publish(&a, "down", "still there");
     x.receives("down", "still there");
     kill(pid, SIGTERM);
-    a.hears("the branch goes", |event| of(event, "offline", &masters).map(|_| ()));
+    a.hears("the branch goes", |event| {
+        of(event, "offline", &masters).map(|_| ())
+    });
     trunk.lists(&a, 3);
 }
 

@@ -106,12 +106,12 @@ pub fn run() -> ExitCode {
             "workers" => cluster.workers(value.parse().expect("a number")),
             "master-serves" => cluster.master_serves(value == "true"),
             "control" => cluster.control(Some(value.into())),
-            "hang-kill" => cluster.hang_kill(Duration::from_millis(
-                value.parse().expect("milliseconds"),
-            )),
-            "backoff" => cluster.backoff_limit(Duration::from_millis(
-                value.parse().expect("milliseconds"),
-            )),
+            "hang-kill" => {
+                cluster.hang_kill(Duration::from_millis(value.parse().expect("milliseconds")))
+            }
+            "backoff" => {
+                cluster.backoff_limit(Duration::from_millis(value.parse().expect("milliseconds")))
+            }
             other => panic!("a shape has no {other}"),
         };
     }
