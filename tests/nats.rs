@@ -196,6 +196,8 @@ fn who_stands_still_is_gone_until_it_moves() {
     reaches(&a, &b);
     reaches(&b, &a);
     assert_eq!(a.heard(&gone).len(), 1);
+    // It does not blame the others.
+    assert!(b.heard("offline").is_empty());
 }
 
 fn clusters_with_other_prefixes_do_not_meet() {

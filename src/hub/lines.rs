@@ -112,7 +112,7 @@ impl Loads for Rows {
 }
 
 /// Held by every task: one that panics ends the hub, which may be in the midst of anything.
-struct Fuse(Rc<Hub>);
+pub(super) struct Fuse(pub(super) Rc<Hub>);
 
 impl Drop for Fuse {
     fn drop(&mut self) {

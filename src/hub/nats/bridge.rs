@@ -28,7 +28,7 @@ use crate::{
     hub::{
         core::{HubLink, PortId},
         handle::Whose,
-        lines::{Gateway, Hub},
+        lines::{Fuse, Gateway, Hub},
     },
 };
 
@@ -55,9 +55,12 @@ pub(in crate::hub) async fn meet(
         hub,
         counters,
         full: Rc::default(),
+        beats: ends.beats,
         orders: ends.orders,
         ports: HashMap::new(),
     };
+    // Should it panic, the hub may be in the midst of anything.
+    let _fuse = Fuse(bridge.hub.clone());
     bridge.run(&mut beat, &mut ends.news, born, expiry_ms).await;
     Ok(())
 }
@@ -66,6 +69,7 @@ struct Bridge {
     hub: Rc<Hub>,
     counters: Arc<Counters>,
     full: Rc<Full>,
+    beats: Sender<Sign>,
     orders: Sender<Order>,
     ports: HashMap<MasterId, PortId>,
 }
@@ -147,8 +151,8 @@ impl Bridge {
             heard: false,
             loads: self.hub.loads(),
         };
-        // With so much waiting, this would be late; the next one will do.
-        let _ = self.orders.try_send(Order::Beat(sign));
+        // If the last one still waits, the connection stands still.
+        let _ = self.beats.try_send(sign);
     }
 
     fn take(&mut self, news: News) {

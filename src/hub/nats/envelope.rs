@@ -247,7 +247,8 @@ pub(crate) fn leaving(packet: &mut [u8], now: u64) {
 pub(crate) fn arriving(packet: &mut [u8], now: u64) -> Result<(), Dropped> {
     for frame in frame::frames(packet) {
         let frame = frame.map_err(|_| Dropped::Malformed)?;
-        if frame.header.attached != frame::Attached::Nothing {
+        // Reserved topics are for what is attached.
+        if frame.header.attached != frame::Attached::Nothing || frame.name.starts_with('$') {
             return Err(Dropped::Malformed);
         }
     }
@@ -416,6 +417,18 @@ mod tests {
             let mut bytes = packet(&[1, 1], attached);
             assert_eq!(arriving(&mut bytes, 9), Err(Dropped::Malformed));
         }
+    }
+
+    #[test]
+    fn nothing_comes_in_by_a_reserved_topic() {
+        let mut bytes = packet(&[0], Attached::Nothing);
+        assert_eq!(arriving(&mut bytes, 9), Ok(()));
+        let name = bytes
+            .iter()
+            .position(|byte| *byte == b'a')
+            .expect("its topic");
+        bytes[name] = b'$';
+        assert_eq!(arriving(&mut bytes, 9), Err(Dropped::Malformed));
     }
 
     #[test]

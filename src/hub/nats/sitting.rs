@@ -1,16 +1,16 @@
 //! One sitting: from a connect to NATS to its end, whatever ends it.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::Cell, time::Duration};
 
 use async_nats::{Client, Event, PublishErrorKind, Subscriber, client::PublishError};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 use super::{
     envelope::{self, Dropped, Envelope, Kind, Secret, Sign, Sitting},
     roster::Link,
-    thread::{News, Order, Shared},
+    thread::{Inbox, News, Order, Shared},
 };
 use crate::{bus::MasterId, notice, sys::clock::monotonic_ns};
 
@@ -23,8 +23,10 @@ pub(super) struct Talk<'a> {
     pub(super) client: Client,
     pub(super) secret: Option<Secret>,
     pub(super) shared: &'a Shared,
+    /// Who speaks: what is counted first must go first, for what comes after it is not heard any more.
+    pub(super) turn: Mutex<()>,
     /// A packet was too large for the server, and that has been said.
-    pub(super) told_large: RefCell<bool>,
+    pub(super) told_large: Cell<bool>,
 }
 
 /// Why a sitting ends.
@@ -105,7 +107,9 @@ impl Talk<'_> {
         }
         if let Some((whom, heard)) = follow.greet {
             // Before the news: it opens the link there, which what the hub says next needs.
-            self.greet(whom, heard).await?;
+            if self.greet(whom, heard).await.is_none() {
+                return Some(End::Disconnected);
+            }
         }
         for news in follow.news {
             if self.shared.news.send(news).await.is_err() {
@@ -116,27 +120,27 @@ impl Talk<'_> {
         None
     }
 
-    /// Does what the hub orders.
-    pub(super) async fn speak(&self, orders: &mut mpsc::Receiver<Order>) -> End {
-        while let Some(order) = orders.recv().await {
-            match order {
-                Order::Beat(sign) => {
+    /// Does what the hub orders. What others know us by goes before all that waits.
+    pub(super) async fn speak(&self, inbox: &mut Inbox) -> End {
+        loop {
+            let sent = match inbox.next().await {
+                None => return End::HubGone,
+                Some(Order::Beat(sign)) => {
                     if let Some(end) = self.shared.note_beat(sign).await {
                         return end;
                     }
-                    if self.beat().await.is_none() {
-                        return End::Disconnected;
-                    }
+                    self.beat().await
                 }
-                Order::Packet(master, packet) => {
-                    if self.send(master, packet).await.is_none() {
-                        return End::Disconnected;
-                    }
+                Some(Order::Packet(master, packet)) => self.send(master, packet).await,
+                Some(Order::Unlink(master)) => {
+                    self.shared.roster.borrow_mut().unlink(master);
+                    Some(())
                 }
-                Order::Unlink(master) => self.shared.roster.borrow_mut().unlink(master),
+            };
+            if sent.is_none() {
+                return End::Disconnected;
             }
         }
-        End::HubGone
     }
 
     /// Says to all that this master is there. `None`: the connection is gone.
@@ -144,6 +148,7 @@ impl Talk<'_> {
         let Some(body) = self.shared.sign(false) else {
             return Some(());
         };
+        let _turn = self.turn.lock().await;
         let counter = self.shared.roster.borrow_mut().beat();
         let subject = self.shared.subject_of_all();
         self.publish(subject, Kind::Sign, None, counter, &body)
@@ -154,6 +159,7 @@ impl Talk<'_> {
         let Some(body) = self.shared.sign(heard) else {
             return Some(());
         };
+        let _turn = self.turn.lock().await;
         let counter = self.shared.roster.borrow_mut().greeting(whom.master);
         let subject = self.shared.subject_of(whom.master);
         self.publish(subject, Kind::Sign, Some(whom), counter, &body)
@@ -161,6 +167,7 @@ impl Talk<'_> {
     }
 
     async fn send(&self, master: MasterId, mut packet: Vec<u8>) -> Option<()> {
+        let _turn = self.turn.lock().await;
         let address = self.shared.roster.borrow_mut().address(master);
         let Some((there, counter)) = address else {
             self.shared.counters.lose(Dropped::Down, 1);

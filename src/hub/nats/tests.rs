@@ -37,7 +37,7 @@ impl Master {
         let born = monotonic_ns();
         let options = options.beat(BEAT);
         let ends = start(options, id, born, counters.clone()).expect("a thread");
-        let orders = ends.orders.clone();
+        let signs = ends.beats.clone();
         tokio::spawn(async move {
             let mut beats = tokio::time::interval(BEAT);
             loop {
@@ -49,7 +49,7 @@ impl Master {
                     heard: false,
                     loads: vec![(1, 2)],
                 };
-                if orders.send(Order::Beat(sign)).await.is_err() {
+                if signs.send(sign).await.is_err() {
                     break;
                 }
             }

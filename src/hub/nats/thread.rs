@@ -3,16 +3,17 @@
 //! but in one way: what comes faster than the hub takes it is lost, and counted.
 
 use std::{
-    cell::RefCell,
-    io, thread,
+    cell::{Cell, RefCell},
+    io,
+    sync::Arc,
+    thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_nats::{Client, ConnectOptions, ServerAddr};
-use std::sync::Arc;
 use tokio::{
     runtime::Builder,
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     time::{Instant, sleep_until},
 };
 
@@ -37,6 +38,23 @@ const WAITING: usize = 64;
 /// How long after the first failure, and how long at the most, the next try is made.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Where orders come in.
+pub(super) struct Inbox {
+    beats: mpsc::Receiver<Sign>,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl Inbox {
+    /// The next order; a beat before all others. `None`: the hub has ended.
+    pub(super) async fn next(&mut self) -> Option<Order> {
+        tokio::select! {
+            biased;
+            beat = self.beats.recv() => beat.map(Order::Beat),
+            order = self.orders.recv() => order,
+        }
+    }
+}
 
 /// What the hub orders.
 #[derive(Debug)]
@@ -66,6 +84,8 @@ pub(super) enum News {
 
 /// The hub's end.
 pub(super) struct Ends {
+    /// What to say at a beat. One may wait, and none of them behind packets.
+    pub(super) beats: mpsc::Sender<Sign>,
     pub(super) orders: mpsc::Sender<Order>,
     pub(super) news: mpsc::Receiver<News>,
 }
@@ -91,7 +111,12 @@ pub(super) fn start(
     born: u64,
     counters: Arc<Counters>,
 ) -> io::Result<Ends> {
-    let (orders, inbox) = mpsc::channel(WAITING);
+    let (beats, beats_in) = mpsc::channel(1);
+    let (orders, orders_in) = mpsc::channel(WAITING);
+    let inbox = Inbox {
+        beats: beats_in,
+        orders: orders_in,
+    };
     let (news, outbox) = mpsc::channel(WAITING);
     thread::Builder::new().name("nats".into()).spawn(move || {
         // They are for the main thread, which may hand them on to another binary.
@@ -104,24 +129,35 @@ pub(super) fn start(
             news,
             sign: RefCell::new(None),
         };
+        // However it ends.
+        let _gone = Gone(shared.counters.clone());
         if let Err(error) = run(&shared, inbox) {
             notice(format_args!("bus: NATS cannot be used: {error}"));
         }
-        shared.counters.set_connected(false);
-        shared.counters.set_masters(0);
     })?;
     Ok(Ends {
+        beats,
         orders,
         news: outbox,
     })
 }
 
+/// Nothing is connected any more once it is dropped.
+struct Gone(Arc<Counters>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.set_connected(false);
+        self.0.set_masters(0);
+    }
+}
+
 /// Sits down again and again, until the hub has ended, or there is no place for two of the same name.
-fn run(shared: &Shared, mut orders: mpsc::Receiver<Order>) -> io::Result<()> {
+fn run(shared: &Shared, mut inbox: Inbox) -> io::Result<()> {
     let mut patience = Patience::new(shared.me);
     loop {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let end = runtime.block_on(sit(shared, &mut orders, &mut patience));
+        let end = runtime.block_on(sit(shared, &mut inbox, &mut patience));
         shared.counters.set_connected(false);
         // A name that is being looked up is not waited for.
         runtime.shutdown_background();
@@ -134,23 +170,20 @@ fn run(shared: &Shared, mut orders: mpsc::Receiver<Order>) -> io::Result<()> {
                      machine copied while it ran? This master has left NATS; restart it to come back",
                     shared.me
                 ));
-                return runtime_for_the_rest()?.block_on(leave(shared, orders));
+                let runtime = Builder::new_current_thread().build()?;
+                return runtime.block_on(leave(shared, inbox));
             }
         }
     }
 }
 
-fn runtime_for_the_rest() -> io::Result<tokio::runtime::Runtime> {
-    Builder::new_current_thread().enable_all().build()
-}
-
 /// Has left for good: links end, and nothing is sent.
-async fn leave(shared: &Shared, mut orders: mpsc::Receiver<Order>) -> io::Result<()> {
+async fn leave(shared: &Shared, mut inbox: Inbox) -> io::Result<()> {
     for master in shared.roster.borrow_mut().clear() {
         let _ = shared.news.send(News::Silent(master)).await;
     }
     shared.counters.set_masters(0);
-    while let Some(order) = orders.recv().await {
+    while let Some(order) = inbox.next().await {
         if matches!(order, Order::Packet(..)) {
             shared.counters.lose(Dropped::Down, 1);
         }
@@ -159,13 +192,13 @@ async fn leave(shared: &Shared, mut orders: mpsc::Receiver<Order>) -> io::Result
 }
 
 /// From nothing, through a connection, to its end.
-async fn sit(shared: &Shared, orders: &mut mpsc::Receiver<Order>, patience: &mut Patience) -> End {
+async fn sit(shared: &Shared, inbox: &mut Inbox, patience: &mut Patience) -> End {
     let pause = sleep_until(Instant::now() + patience.pause());
-    if let Err(end) = meanwhile(shared, orders, pause).await {
+    if let Err(end) = meanwhile(shared, inbox, pause).await {
         return end;
     }
     let (events, mut seen) = mpsc::unbounded_channel();
-    let connected = match meanwhile(shared, orders, connect(&shared.options, events)).await {
+    let connected = match meanwhile(shared, inbox, connect(&shared.options, events)).await {
         Err(end) => return end,
         Ok(connected) => connected,
     };
@@ -192,14 +225,15 @@ async fn sit(shared: &Shared, orders: &mut mpsc::Receiver<Order>, patience: &mut
         client,
         secret,
         shared,
-        told_large: RefCell::new(false),
+        turn: Mutex::new(()),
+        told_large: Cell::new(false),
     };
     tokio::select! {
         end = attend(shared, &mut seen) => end,
         end = talk.listen(hubs, own) => end,
         end = async {
             match talk.beat().await {
-                Some(()) => talk.speak(orders).await,
+                Some(()) => talk.speak(inbox).await,
                 None => End::Disconnected,
             }
         } => end,
@@ -210,7 +244,7 @@ async fn sit(shared: &Shared, orders: &mut mpsc::Receiver<Order>, patience: &mut
 /// would come too late.
 async fn meanwhile<T>(
     shared: &Shared,
-    orders: &mut mpsc::Receiver<Order>,
+    inbox: &mut Inbox,
     done: impl Future<Output = T>,
 ) -> std::result::Result<T, End> {
     let mut done = std::pin::pin!(done);
@@ -218,7 +252,7 @@ async fn meanwhile<T>(
         let order = tokio::select! {
             biased;
             done = &mut done => return Ok(done),
-            order = orders.recv() => order,
+            order = inbox.next() => order,
         };
         match order {
             None => return Err(End::HubGone),
@@ -263,6 +297,8 @@ struct Patience {
     random: Random,
     failures: u32,
     sittings: u64,
+    /// When the last sitting began, if nobody has waited since.
+    since: Option<Instant>,
     /// What was said last, so that it is said once.
     told: Option<String>,
 }
@@ -274,6 +310,7 @@ impl Patience {
             random: Random::new(me.0),
             failures: 0,
             sittings: 0,
+            since: None,
             told: None,
         }
     }
@@ -281,8 +318,12 @@ impl Patience {
     /// At first none; then up to twice as long after each failure, at random, so that masters that have
     /// lost the same server do not come back all at once.
     fn pause(&mut self) -> Duration {
-        if self.failures == 0 && self.sittings == 0 {
-            return Duration::ZERO;
+        match self.since.take() {
+            // A server that soon throws us out is no better than none.
+            Some(since) if since.elapsed() < LONGEST_PAUSE => self.failures += 1,
+            Some(_) => self.failures = 0,
+            None if self.failures == 0 => return Duration::ZERO,
+            None => {}
         }
         let limit = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10));
         self.random.time_up_to(limit.min(LONGEST_PAUSE))
@@ -305,7 +346,7 @@ impl Patience {
             shared.counters.count_reconnect();
         }
         self.sittings += 1;
-        self.failures = 0;
+        self.since = Some(Instant::now());
         self.told = None;
         notice(format_args!(
             "bus: on NATS as master {}, under '{}'",
