@@ -24,7 +24,7 @@ use super::{
     tally::{self, Tally},
 };
 use crate::{
-    bus::{Departure, MasterId, Peer, ProcessId, Role, line},
+    bus::{Departure, MasterId, Peer, ProcessId, Role, control::Ask, line},
     scoreboard::RowRef,
 };
 
@@ -52,6 +52,8 @@ pub(super) struct Arrival {
     /// Where its load is seen.
     pub(super) row: Option<RowRef>,
     pub(super) line: OwnedFd,
+    /// What it had asked of the hub before this one; `None`: it is new.
+    pub(super) wishes: Option<Vec<Ask>>,
 }
 
 /// What the hub is told.
@@ -90,8 +92,18 @@ pub(crate) enum Whose {
     Met(MasterId),
 }
 
-/// The hub's ends of its lines, duplicated, and how many messages wait for them.
-pub(super) type Lines = (Vec<(Whose, OwnedFd)>, u64);
+/// The hub's ends of its lines, duplicated, each with what its process has asked for, and how many
+/// messages wait for them.
+pub(super) type Lines = (Vec<CarriedLine>, u64);
+
+/// One line, for another binary.
+#[derive(Debug)]
+pub(crate) struct CarriedLine {
+    pub(crate) whose: Whose,
+    pub(crate) line: OwnedFd,
+    /// What the process has asked of the hub.
+    pub(crate) wishes: Vec<Ask>,
+}
 
 /// What a hub is to know of the one that was in this process before.
 #[derive(Debug)]
@@ -103,7 +115,7 @@ pub(crate) struct Carried {
     pub(crate) tally: Tally,
     /// The lines. Those of its processes are not the hub's to take up: the supervisor
     /// [`resume`](HubHandle::resume)s them.
-    pub(crate) links: Vec<(Whose, OwnedFd)>,
+    pub(crate) links: Vec<CarriedLine>,
 }
 
 impl HubHandle {
@@ -136,11 +148,17 @@ impl HubHandle {
         row: Option<RowRef>,
         line: OwnedFd,
     ) -> ProcessId {
-        let number = self.next.fetch_add(1, Relaxed);
-        self.resume(number, role, pid, row, line)
+        self.admit(Arrival {
+            number: self.next.fetch_add(1, Relaxed),
+            role,
+            pid,
+            row,
+            line,
+            wishes: None,
+        })
     }
 
-    /// A process goes on that has had this number before.
+    /// A process goes on that has had this number before, and has asked for this.
     pub(crate) fn resume(
         &self,
         number: u32,
@@ -148,14 +166,21 @@ impl HubHandle {
         pid: i32,
         row: Option<RowRef>,
         line: OwnedFd,
+        wishes: Vec<Ask>,
     ) -> ProcessId {
-        self.order(Order::Join(Arrival {
+        self.admit(Arrival {
             number,
             role,
             pid,
             row,
             line,
-        }));
+            wishes: Some(wishes),
+        })
+    }
+
+    fn admit(&self, arrival: Arrival) -> ProcessId {
+        let number = arrival.number;
+        self.order(Order::Join(arrival));
         ProcessId {
             master: self.me,
             number,
@@ -190,7 +215,14 @@ impl HubHandle {
     pub(crate) fn own(&self) -> io::Result<OwnedFd> {
         let (ours, theirs) = line::pair()?;
         let pid = std::process::id() as i32;
-        self.resume(0, Role::Master, pid, None, ours);
+        self.admit(Arrival {
+            number: 0,
+            role: Role::Master,
+            pid,
+            row: None,
+            line: ours,
+            wishes: None,
+        });
         Ok(theirs)
     }
 
@@ -212,7 +244,8 @@ impl HubHandle {
         let _ = timeout(limit + ANSWER, answer).await;
     }
 
-    /// Goes on after a [`freeze`](Self::freeze).
+    /// Goes on after a [`freeze`](Self::freeze), or begins: a hub that goes on where another was touches
+    /// no line before all are there.
     pub(crate) fn thaw(&self) {
         self.order(Order::Thaw);
     }

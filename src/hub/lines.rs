@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     core::{Core, Counters, HubLink, Loads, Lost, Newcomer, PortId},
-    handle::{Arrival, Lines, Whose},
+    handle::{Arrival, CarriedLine, Lines, Whose},
 };
 use crate::{
     bus::{
@@ -137,15 +137,19 @@ enum Sent {
     All,
     /// There is no room for the rest.
     Full,
+    /// There was no room before, and somebody waits for it.
+    Waits,
     /// The line has ended.
     End,
 }
 
 impl Hub {
+    /// A hub without lines. `resumes`: it touches none before it is [thawed](Self::thaw).
     pub(super) fn new(
         me: MasterId,
         core: Core<OwnedFd>,
         counters: std::sync::Arc<Counters>,
+        resumes: bool,
     ) -> Rc<Self> {
         Rc::new(Self {
             me,
@@ -155,7 +159,10 @@ impl Hub {
             rows: Rows::default(),
             packet: RefCell::new(vec![0; MAX_PACKET].into()),
             counters,
-            stage: Cell::new(Stage::Running),
+            stage: Cell::new(match resumes {
+                true => Stage::Frozen,
+                false => Stage::Running,
+            }),
             thawed: Notify::new(),
             relieved: Notify::new(),
             broken: Notify::new(),
@@ -175,6 +182,7 @@ impl Hub {
             pid,
             row,
             line,
+            wishes,
         } = arrival;
         if let Some(row) = row {
             self.rows.0.borrow_mut().insert(number, row);
@@ -184,12 +192,19 @@ impl Hub {
         if let Some(before) = before {
             self.close(before);
         }
-        let (port, _) = self.core.borrow_mut().join(Newcomer::Process {
-            role,
-            pid,
-            number: Some(number),
-            parent: None,
-        });
+        let port = {
+            let mut core = self.core.borrow_mut();
+            core.count_from(number);
+            let (port, _) = core.join(Newcomer::Process {
+                role,
+                pid,
+                // One that is new has the next one, which is this.
+                number: wishes.is_some().then_some(number),
+                parent: None,
+            });
+            core.grant(number, wishes.unwrap_or_default());
+            port
+        };
         self.of_processes.borrow_mut().insert(number, port);
         self.open(port, Whose::Process(number), line);
     }
@@ -267,7 +282,14 @@ impl Hub {
             .map(|port| core.queue(*port).map_or(0, |q| q.frames()));
         let waiting = waiting.sum::<usize>() as u64;
         let lines = ports.values().filter_map(|port| match &port.way {
-            Way::Line(line) => Some((port.whose, line.duplicate().ok()?)),
+            Way::Line(line) => Some(CarriedLine {
+                whose: port.whose,
+                line: line.duplicate().ok()?,
+                wishes: match port.whose {
+                    Whose::Process(number) => core.wishes(number),
+                    Whose::Below(_) | Whose::Above => Vec::new(),
+                },
+            }),
             Way::Gateway(_) => None,
         });
         (lines.collect(), waiting)
@@ -279,10 +301,7 @@ impl Hub {
         let Some(port) = port else { return };
         port.full.set(false);
         if self.stage.get() != Stage::Frozen {
-            let sent = match self.core.borrow_mut().queue(id) {
-                Some(queue) => self.send(queue, &port),
-                None => Sent::End,
-            };
+            let sent = self.send(id, &port);
             self.settle(id, &port, sent);
         }
         self.relieved.notify_waiters();
@@ -373,12 +392,7 @@ impl Hub {
             };
             let port = self.ports.borrow().get(&id).cloned();
             let Some(port) = port else { continue };
-            let sent = match self.core.borrow_mut().queue(id) {
-                // It was cut off.
-                None => Sent::End,
-                Some(_) if port.full.get() => continue,
-                Some(queue) => self.send(queue, &port),
-            };
+            let sent = self.send(id, &port);
             self.settle(id, &port, sent);
         }
     }
@@ -498,7 +512,25 @@ impl Hub {
         }
     }
 
-    fn send(&self, queue: &mut Queue<OwnedFd>, port: &Port) -> Sent {
+    /// Sends what waits for a port, as far as there is room.
+    fn send(&self, id: PortId, port: &Port) -> Sent {
+        let mut core = self.core.borrow_mut();
+        loop {
+            match core.queue(id) {
+                // It was cut off.
+                None => return Sent::End,
+                Some(queue) if queue.is_empty() => return Sent::All,
+                Some(_) if port.full.get() => return Sent::Waits,
+                // An emptied queue has room for what was owed to it.
+                Some(queue) => match self.send_all(queue, port) {
+                    Sent::All => {}
+                    sent => return sent,
+                },
+            }
+        }
+    }
+
+    fn send_all(&self, queue: &mut Queue<OwnedFd>, port: &Port) -> Sent {
         while let Some((packet, attached)) = queue.front() {
             let sent = match &port.way {
                 Way::Line(line) => line.try_send(packet, attached.map(AsFd::as_fd)),
@@ -523,7 +555,7 @@ impl Hub {
     /// Does what is left to do after sending.
     fn settle(self: &Rc<Self>, id: PortId, port: &Rc<Port>, sent: Sent) {
         match (sent, &port.way) {
-            (Sent::All, _) => {}
+            (Sent::All | Sent::Waits, _) => {}
             (Sent::Full, Way::Line(_)) => {
                 port.full.set(true);
                 let task = spawn_local(self.clone().wait_for_room(id, port.clone()));

@@ -22,7 +22,7 @@ mod thread;
 
 pub(crate) use self::{
     core::{FAILURES, Lost},
-    handle::{Carried, HubHandle, Whose},
+    handle::{Carried, CarriedLine, HubHandle, Whose},
     tally::Tally,
     thread::{Plan, start},
 };

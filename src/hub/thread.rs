@@ -54,11 +54,13 @@ pub(crate) fn start(plan: Plan) -> io::Result<HubHandle> {
         above,
         carried,
     } = plan;
-    let (me, next, tally, mut links) = match carried {
+    let resumes = carried.is_some();
+    let (me, next, tally, links) = match carried {
         Some(carried) => (carried.me, carried.next, carried.tally, carried.links),
         None => (draw()?, 1, Tally::new(), Vec::new()),
     };
-    links.extend(above.map(|line| (Whose::Above, line)));
+    let links = links.into_iter().map(|link| (link.whose, link.line));
+    let links = links.chain(above.map(|line| (Whose::Above, line))).collect();
     let (orders, inbox) = mpsc::unbounded_channel();
     let handle = HubHandle {
         me,
@@ -76,7 +78,7 @@ pub(crate) fn start(plan: Plan) -> io::Result<HubHandle> {
         // They are for the main thread, which may hand them on to another binary.
         hold_signals();
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            run(me, next, &config, (counters, nats), links, inbox)
+            run(me, next, &config, (counters, nats), links, resumes, inbox)
         }));
         alive.store(false, Relaxed);
         let why = match ended {
@@ -97,6 +99,7 @@ fn run(
     config: &BusConfig,
     (counters, nats): (Arc<Counters>, Arc<nats::Counters>),
     links: Vec<(Whose, OwnedFd)>,
+    resumes: bool,
     inbox: UnboundedReceiver<Order>,
 ) -> io::Result<()> {
     let limits = Limits {
@@ -115,7 +118,7 @@ fn run(
         .enable_time()
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
-        let hub = Hub::new(me, core, counters);
+        let hub = Hub::new(me, core, counters, resumes);
         let has_above = links.iter().any(|(whose, _)| *whose == Whose::Above);
         for (whose, line) in links {
             match whose {

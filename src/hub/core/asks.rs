@@ -104,7 +104,7 @@ impl<A> Core<A> {
         Ok(())
     }
 
-    fn subscribe(&mut self, slot: u32, pattern: &str) -> Result<(), String> {
+    pub(super) fn subscribe(&mut self, slot: u32, pattern: &str) -> Result<(), String> {
         if !is_pattern(pattern) {
             return Err(format!("{pattern:?} is no pattern"));
         }
@@ -138,7 +138,7 @@ impl<A> Core<A> {
         }
     }
 
-    fn host(
+    pub(super) fn host(
         &mut self,
         process: ProcessId,
         application: String,
@@ -155,7 +155,7 @@ impl<A> Core<A> {
         })
     }
 
-    fn offer(&mut self, process: ProcessId, function: String) -> Result<(), String> {
+    pub(super) fn offer(&mut self, process: ProcessId, function: String) -> Result<(), String> {
         check_name(&function)?;
         let most = self.limits.functions;
         let known = self.roster.peer(process).map(|peer| &peer.functions);

@@ -80,14 +80,16 @@ impl<A> Core<A> {
             self.answer_inquiry(slot, link, owner);
             return Ok(());
         }
+        if matches!(what, What::Anew)
+            && let Some(hub) = self.ports.hub_mut(slot)
+        {
+            hub.asked = false;
+        }
         if !self.listens_to(slot, owner, &what) {
             return Ok(());
         }
         match what {
             What::Anew => {
-                if let Some(hub) = self.ports.hub_mut(slot) {
-                    hub.asked = false;
-                }
                 let known = self.roster.admit(owner, slot);
                 known.gathering = Some(Gathering::new(version));
             }

@@ -151,7 +151,7 @@ impl Interest {
         for who in self.exact.get(topic).into_iter().flatten() {
             wanted.add(*who);
         }
-        self.tree.find(words(topic), &mut wanted);
+        self.tree.find_top(topic, &mut wanted);
         let place = self.found.len() as u32;
         self.found.push(wanted);
         self.remembered.insert(topic.into(), place);
@@ -198,6 +198,18 @@ impl Node {
                     }
                 }
             }
+        }
+    }
+
+    /// A topic that begins with `$` is matched only by a pattern whose first word says so: `>` means
+    /// everything that is meant for the public.
+    fn find_top(&self, topic: &str, wanted: &mut Wanted) {
+        if !topic.starts_with('$') {
+            return self.find(words(topic), wanted);
+        }
+        let mut words = words(topic);
+        if let Some(next) = words.next().and_then(|word| self.words.get(word)) {
+            next.find(words, wanted);
         }
     }
 

@@ -24,6 +24,7 @@ mod plan;
 mod ports;
 mod roster;
 mod route;
+mod wishes;
 #[cfg(test)]
 mod tests;
 

@@ -33,12 +33,12 @@ use tokio::{
 
 use super::Teller;
 use crate::{
-    bus::{MasterId, ProcessId, Role, line},
+    bus::{MasterId, ProcessId, Role, control::Ask, line},
     channel::{Control, Doors, Inheritance, Outlet, ToMaster, ToWorker, handover_line},
     config::{Listen, Settings},
     control::{EXEC_LINE, path::Bound},
     error::{Error, Result},
-    hub::{self, Tally, Whose},
+    hub::{self, CarriedLine, Tally, Whose},
     listener::{Groups, ListenerGroup},
     master::{
         Admin, Holdings, Hooks,
@@ -132,9 +132,20 @@ struct CarriedProcess {
     told: Option<u64>,
     opened: u64,
     killed_for: Option<String>,
-    /// Its number on the bus, and the hub's end of its line.
+    /// Its place on the bus.
     #[serde(default)]
-    bus: Option<(u32, usize)>,
+    bus: Option<CarriedEnd>,
+}
+
+/// A worker's place on the bus.
+#[derive(Serialize, Deserialize)]
+struct CarriedEnd {
+    number: u32,
+    /// The hub's end of its line.
+    line: usize,
+    /// What it has asked of the hub.
+    #[serde(default)]
+    wishes: Vec<Ask>,
 }
 
 /// Collects descriptors and says where each is.
@@ -399,18 +410,18 @@ impl Supervisor {
             above: None,
         };
         let mut lines = BTreeMap::new();
-        for (whose, line) in links {
-            match whose {
-                Whose::Process(number) => _ = lines.insert(number, line),
-                Whose::Below(process) => bus.below.push((process, packer.put(line)?)),
-                Whose::Above => bus.above = Some(packer.put(line)?),
+        for link in links {
+            match link.whose {
+                Whose::Process(number) => _ = lines.insert(number, link),
+                Whose::Below(process) => bus.below.push((process, packer.put(link.line)?)),
+                Whose::Above => bus.above = Some(packer.put(link.line)?),
                 Whose::Met(_) => {}
             }
         }
         let mut processes = Vec::new();
         for process in state.processes.values() {
             let number = process.bus.map(ProcessId::number);
-            let line = number.and_then(|number| Some((number, lines.get(&number)?)));
+            let link = number.and_then(|number| lines.remove(&number));
             let recruit = recruits
                 .iter()
                 .find(|r| r.row.index() == process.row.index());
@@ -433,9 +444,13 @@ impl Supervisor {
                 told: process.told,
                 opened: process.opened,
                 killed_for: process.killed_for.map(str::to_owned),
-                bus: match line {
-                    Some((number, line)) => Some((number, packer.put(line)?)),
-                    None => None,
+                bus: match (number, link) {
+                    (Some(number), Some(link)) => Some(CarriedEnd {
+                        number,
+                        line: packer.put(link.line)?,
+                        wishes: link.wishes,
+                    }),
+                    _ => None,
                 },
             });
         }
@@ -625,8 +640,8 @@ fn unpack(luggage: &Luggage, carried: Carried) -> io::Result<Holdings> {
                 Some((place, next)) => Some((Outlet::from_socket(take(place)?), next)),
                 None => None,
             },
-            bus: match process.bus {
-                Some((number, place)) => Some((number, take(place)?)),
+            bus: match &process.bus {
+                Some(end) => Some(take(end.line)?),
                 None => None,
             },
             child: Child::resume(process.pid)?,
@@ -658,7 +673,13 @@ fn unpack(luggage: &Luggage, carried: Carried) -> io::Result<Holdings> {
                 next,
                 tally,
                 links: links
-                    .map(|(whose, place)| Ok((whose, take(place)?)))
+                    .map(|(whose, place)| {
+                        Ok(CarriedLine {
+                            whose,
+                            line: take(place)?,
+                            wishes: Vec::new(),
+                        })
+                    })
                     .collect::<io::Result<_>>()?,
             })
         }
@@ -701,7 +722,7 @@ struct Resumed {
     row: crate::scoreboard::RowRef,
     control: OwnedFd,
     outlet: Option<(Outlet, u32)>,
-    bus: Option<(u32, OwnedFd)>,
+    bus: Option<OwnedFd>,
     child: Child,
 }
 
@@ -757,11 +778,12 @@ impl ResumedProcesses {
                 child: None,
                 watch: Vec::new(),
             };
-            if let Some((number, line)) = bus {
+            if let Some((end, line)) = carried.bus.zip(bus) {
                 let (role, row) = (process.role(), Some(process.row.clone()));
+                let pid = process.pid();
                 let id = supervisor
                     .hub
-                    .resume(number, role, process.pid(), row, line);
+                    .resume(end.number, role, pid, row, line, end.wishes);
                 if matches!(process.row.state(), State::Ready | State::Hung) {
                     supervisor.hub.ready(id);
                 }
@@ -778,6 +800,7 @@ impl ResumedProcesses {
             let mut state = supervisor.state.borrow_mut();
             state.processes.insert(process.birth, process);
         }
+        supervisor.hub.thaw();
         let mut state = supervisor.state.borrow_mut();
         judge_anew(&state);
         state.births = self.births;

@@ -5,7 +5,6 @@ mod hostile;
 mod links;
 mod model;
 mod overflow;
-mod parts;
 mod requests;
 mod rig;
 mod stale;
