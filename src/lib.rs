@@ -104,6 +104,9 @@ pub mod bench;
 #[doc(hidden)]
 pub mod cli;
 
+#[doc(hidden)]
+pub use self::hub::Workbench as HubWorkbench;
+
 pub use self::{
     cluster::{Cluster, is_worker},
     config::{BusOptions, ConnectionTimeouts},

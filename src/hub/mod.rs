@@ -20,6 +20,8 @@ pub(crate) mod nats;
 mod tally;
 mod thread;
 
+#[doc(hidden)]
+pub use self::core::Workbench;
 pub(crate) use self::{
     core::{FAILURES, Lost},
     handle::{Carried, CarriedLine, HubHandle, Whose},

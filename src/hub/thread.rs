@@ -60,7 +60,9 @@ pub(crate) fn start(plan: Plan) -> io::Result<HubHandle> {
         None => (draw()?, 1, Tally::new(), Vec::new()),
     };
     let links = links.into_iter().map(|link| (link.whose, link.line));
-    let links = links.chain(above.map(|line| (Whose::Above, line))).collect();
+    let links = links
+        .chain(above.map(|line| (Whose::Above, line)))
+        .collect();
     let (orders, inbox) = mpsc::unbounded_channel();
     let handle = HubHandle {
         me,

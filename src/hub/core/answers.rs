@@ -34,7 +34,11 @@ impl<A> Core<A> {
             if self.ends(request, from, frame.header.kind, afar) {
                 self.answer_here(requester, from, frame, attached);
             }
-        } else if !self.pending.has(request) || self.ends(request, from, frame.header.kind, afar) {
+        } else if afar
+            // What another hub says goes on to the requester's: here it counts for our own processes only.
+            || !self.pending.has(request)
+            || self.ends(request, from, frame.header.kind, afar)
+        {
             self.answer_there(slot, requester, from, frame, attached, afar);
         }
         Ok(())

@@ -24,13 +24,15 @@ mod plan;
 mod ports;
 mod roster;
 mod route;
-mod wishes;
 #[cfg(test)]
 mod tests;
+mod wishes;
+mod workbench;
 
 use std::sync::Arc;
 
 pub(crate) use self::counters::{Counter, Counters, FAILURES, Lost};
+pub use self::workbench::Workbench;
 use self::{
     balance::Hosts,
     hash::FastMap,
