@@ -287,7 +287,7 @@ impl Hub {
                 line: line.duplicate().ok()?,
                 wishes: match port.whose {
                     Whose::Process(number) => core.wishes(number),
-                    Whose::Below(_) | Whose::Above => Vec::new(),
+                    Whose::Below(_) | Whose::Above | Whose::Met(_) => Vec::new(),
                 },
             }),
             Way::Gateway(_) => None,
