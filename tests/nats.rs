@@ -9,7 +9,10 @@ mod program;
 #[path = "harness/nats.rs"]
 mod server;
 
-use std::process::ExitCode;
+use std::{
+    os::unix::fs::PermissionsExt,
+    process::{Command, ExitCode},
+};
 
 use nix::sys::signal::Signal;
 
@@ -19,7 +22,11 @@ use self::{
     server::NatsServer,
 };
 
-const TESTS: [(&str, fn()); 9] = [
+const TESTS: [(&str, fn()); 10] = [
+    (
+        "secrets_in_the_open_are_refused",
+        secrets_in_the_open_are_refused,
+    ),
     (
         "masters_see_and_hear_each_other",
         masters_see_and_hear_each_other,
@@ -277,6 +284,34 @@ fn a_worker_that_dies_is_gone_everywhere() {
     });
     a.sees(&successor);
     assert_eq!(a.ask(&format!("/ask/{successor}/why")), "b answers why");
+}
+
+fn secrets_in_the_open_are_refused() {
+    let server = NatsServer::prepare();
+    let refused = |arguments: &[&str]| {
+        let ended = Command::new(env!("CARGO_BIN_EXE_pointsman"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "off"])
+            .args(["--control", "off", "--upstream", "http://127.0.0.1:1"])
+            .args(arguments)
+            .output()
+            .expect("the program");
+        let said = String::from_utf8(ended.stderr).expect("text");
+        assert_eq!(ended.status.code(), Some(2), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+        said
+    };
+    let said = refused(&["--bus", "nats://me:hunter2@127.0.0.1"]);
+    assert!(said.contains("bus-password-file"), "{said}");
+    let url = server.url("nats");
+    let token = server.secret("token", "hunter2");
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&token, open).expect("ours");
+    let token = token.display().to_string();
+    let said = refused(&["--bus", &url, "--bus-token-file", &token]);
+    assert!(said.contains("chmod 600"), "{said}");
+    let said = refused(&["--bus-token-file", &token]);
+    assert!(said.contains("without bus"), "{said}");
 }
 
 fn an_upgrade_comes_back_under_its_name() {
