@@ -179,7 +179,8 @@ fn run(shared: &Shared, mut inbox: Inbox) -> io::Result<()> {
 
 /// Has left for good: links end, and nothing is sent.
 async fn leave(shared: &Shared, mut inbox: Inbox) -> io::Result<()> {
-    for master in shared.roster.borrow_mut().clear() {
+    let linked = shared.roster.borrow_mut().clear();
+    for master in linked {
         let _ = shared.news.send(News::Silent(master)).await;
     }
     shared.counters.set_masters(0);
