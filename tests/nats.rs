@@ -22,7 +22,11 @@ use self::{
     server::NatsServer,
 };
 
-const TESTS: [(&str, fn()); 10] = [
+const TESTS: [(&str, fn()); 11] = [
+    (
+        "who_is_below_a_master_is_met_through_it",
+        who_is_below_a_master_is_met_through_it,
+    ),
     (
         "secrets_in_the_open_are_refused",
         secrets_in_the_open_are_refused,
@@ -284,6 +288,43 @@ fn a_worker_that_dies_is_gone_everywhere() {
     });
     a.sees(&successor);
     assert_eq!(a.ask(&format!("/ask/{successor}/why")), "b answers why");
+}
+
+fn who_is_below_a_master_is_met_through_it() {
+    let server = NatsServer::start();
+    let (a, b) = pair(&server);
+    let pid = b.ask("/branch/c").parse().expect("a process id");
+    let branch = Ended(pid);
+    // The only one that is of neither master and no master itself.
+    let below = until("it is seen from afar", || {
+        let peers = a.ask("/peers");
+        let mut peers = peers.lines().map(str::to_owned);
+        peers.find(|peer| {
+            let known = [a.master(), b.master()];
+            !peer.ends_with(":0") && !known.iter().any(|master| peer.starts_with(master))
+        })
+    });
+    assert_eq!(a.ask(&format!("/ask/{below}/why")), "c answers why");
+    assert_eq!(b.ask(&format!("/ask/{below}/why")), "c answers why");
+    // It has the same settings, and leaves NATS to the one above.
+    until("it says so", || {
+        b.said().contains("'bus' is not used here").then_some(())
+    });
+    assert_eq!(a.metric("pointsman_bus_nats_masters"), 1.0);
+    drop(branch);
+    let gone = format!("offline {below}");
+    until("its end is known", || {
+        (!a.heard(&gone).is_empty()).then_some(())
+    });
+}
+
+/// A process that is told to end once this is dropped.
+struct Ended(i32);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0), Signal::SIGTERM);
+    }
 }
 
 fn secrets_in_the_open_are_refused() {

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
@@ -63,6 +64,7 @@ pub fn serve(orders: Orders) -> pointsman::Result<()> {
 #[derive(Clone)]
 struct App {
     bus: Bus,
+    orders: Orders,
     /// What has come for it, and who has come and gone.
     heard: Arc<Mutex<Vec<String>>>,
 }
@@ -72,6 +74,7 @@ impl App {
         let bus = worker.bus();
         let app = Self {
             bus: bus.clone(),
+            orders: orders.clone(),
             heard: Arc::default(),
         };
         let mut news = bus.subscribe("news.>").await.expect("a bus");
@@ -170,6 +173,19 @@ impl App {
                 let to = To::from(process(whom));
                 bus.open_stream(to, "ask", "", PATIENCE).await?;
                 "a stream".into()
+            }
+            // A cluster below this worker; its process id.
+            ["branch", name] => {
+                let orders = Orders {
+                    name: name.into(),
+                    ..self.orders.clone()
+                };
+                let mut command = Command::new(std::env::current_exe().expect("this program"));
+                command
+                    .env(ORDERS, serde_json::to_string(&orders).expect("text"))
+                    .stdout(Stdio::null());
+                bus.branch(&mut command)?;
+                command.spawn()?.id().to_string()
             }
             _ => format!("no such thing: {path}"),
         })
