@@ -436,3 +436,168 @@ impl To {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn process() -> impl Strategy<Value = ProcessId> {
+        (any::<u64>(), any::<u32>()).prop_map(|(master, number)| ProcessId {
+            master: MasterId(master),
+            number,
+        })
+    }
+
+    fn address() -> impl Strategy<Value = To> {
+        let some = || prop::collection::vec(process(), 0..=MAX_NAMED);
+        prop_oneof![
+            Just(To::Subscribers),
+            Just(To::Everyone),
+            Just(To::Siblings),
+            Just(To::Ancestors),
+            Just(To::Parent),
+            Just(To::Children),
+            Just(To::GrandMaster),
+            any::<u16>().prop_map(To::Worker),
+            some().prop_map(To::Processes),
+            some().prop_map(To::Route),
+            Just(To::Host(Balance::LeastLoaded)),
+            Just(To::Host(Balance::RoundRobin)),
+            Just(To::Host(Balance::Random)),
+        ]
+    }
+
+    fn header() -> impl Strategy<Value = Header> {
+        let tags = (1u8..8, 0u8..3, 0u8..3, 0u8..6);
+        let numbers = (any::<u64>(), process(), any::<u64>(), any::<u64>());
+        (tags, numbers).prop_map(|((k, s, e, a), (sequence, from, id, deadline))| Header {
+            kind: kind(k).expect("there is one"),
+            space: space(s).expect("there is one"),
+            encoding: encoding(e).expect("there is one"),
+            attached: attached(a).expect("there is one"),
+            sequence,
+            from,
+            id,
+            deadline,
+        })
+    }
+
+    prop_compose! {
+        /// Everything that goes into a frame.
+        fn parts()(
+            header in header(),
+            to in address(),
+            name in "[a-zé.]{0,80}",
+            path in prop::collection::vec(any::<u64>().prop_map(MasterId), 0..=MAX_PATH),
+            payload in prop::collection::vec(any::<u8>(), 0..400),
+        ) -> (Header, To, String, Vec<MasterId>, Vec<u8>) {
+            (header, to, name, path, payload)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(all in prop::collection::vec(parts(), 1..5)) {
+            let mut packet = Vec::new();
+            for (header, to, name, path, payload) in &all {
+                encode(header, to, name, path, payload, &mut packet);
+            }
+            let mut count = 0;
+            for (frame, (header, to, name, path, payload)) in frames(&packet).zip(&all) {
+                let frame = frame.expect("we wrote it");
+                prop_assert_eq!(&frame.header, header);
+                prop_assert_eq!(To::decode(frame.to), Ok(to.clone()));
+                prop_assert_eq!(frame.name, name);
+                prop_assert_eq!(&frame.masters().collect::<Vec<_>>(), path);
+                prop_assert_eq!(frame.payload, payload);
+                count += 1;
+            }
+            prop_assert_eq!(count, all.len());
+        }
+
+        #[test]
+        fn what_is_put_in_later_is_there(parts in parts(), from in process(), number in any::<u64>()) {
+            let (header, to, name, path, payload) = parts;
+            let mut bytes = Vec::new();
+            encode(&header, &to, &name, &path, &payload, &mut bytes);
+            set_from(&mut bytes, from);
+            set_sequence(&mut bytes, number);
+            set_deadline(&mut bytes, !number);
+            let expected = Header { from, sequence: number, deadline: !number, ..header };
+            let mut again = Vec::new();
+            encode(&expected, &to, &name, &path, &payload, &mut again);
+            prop_assert_eq!(bytes, again);
+        }
+
+        #[test]
+        fn what_is_relayed_has_one_more_master_on_its_path(parts in parts(), to in address(), hop in any::<u64>()) {
+            let (header, before, name, mut path, payload) = parts;
+            path.truncate(MAX_PATH - 1);
+            let mut bytes = Vec::new();
+            encode(&header, &before, &name, &path, &payload, &mut bytes);
+            let frame = decode(&bytes).expect("we wrote it");
+            let mut relayed = vec![1, 2, 3];
+            relay(&frame, &to, MasterId(hop), &mut relayed);
+            path.push(MasterId(hop));
+            let mut expected = vec![1, 2, 3];
+            encode(&header, &to, &name, &path, &payload, &mut expected);
+            prop_assert_eq!(relayed, expected);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for frame in frames(&bytes).flatten() {
+                let _ = To::decode(frame.to);
+            }
+        }
+
+        #[test]
+        fn spoilt_frames_are_read_or_refused(
+            parts in parts(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+            missing in 0usize..60,
+        ) {
+            let (header, to, name, path, payload) = parts;
+            let mut bytes = Vec::new();
+            encode(&header, &to, &name, &path, &payload, &mut bytes);
+            for (place, byte) in changes {
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+            }
+            bytes.truncate(bytes.len().saturating_sub(missing));
+            let mut read = 0;
+            for frame in frames(&bytes).flatten() {
+                read += frame.bytes.len();
+                let _ = To::decode(frame.to);
+            }
+            prop_assert!(read <= bytes.len());
+        }
+    }
+
+    #[test]
+    fn the_largest_frame_is_no_larger_than_it_says() {
+        let header = Header {
+            kind: Kind::Event,
+            space: Space::Topic,
+            encoding: Encoding::Raw,
+            attached: Attached::Nothing,
+            sequence: 1,
+            from: MasterId(1).process(),
+            id: 0,
+            deadline: 0,
+        };
+        let to = To::Route(vec![MasterId(1).process(); MAX_NAMED]);
+        let path = [MasterId(2); MAX_PATH];
+        let mut bytes = Vec::new();
+        let (name, payload) = ("n".repeat(255), vec![0; MAX_PAYLOAD]);
+        encode(&header, &to, &name, &path, &payload, &mut bytes);
+        assert_eq!(bytes.len(), MAX_FRAME);
+        assert!(decode(&bytes).is_ok());
+        // Nothing is allocated for what a length claims.
+        bytes[0..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(decode(&bytes), Err(Malformed::Length));
+        assert_eq!(decode(&[]), Err(Malformed::Length));
+    }
+}

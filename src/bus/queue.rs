@@ -143,3 +143,125 @@ impl<A> Queue<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::bus::{
+        Encoding, MasterId, To,
+        frame::{Attached, Header, Kind, Space},
+    };
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push { payload: usize, attached: bool },
+        DropOldest,
+        Pop,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let payload = prop_oneof![4 => 0usize..300, 1 => 0usize..frame::MAX_PAYLOAD];
+        let push = (payload, prop::bool::weighted(0.1));
+        prop_oneof![
+            4 => push.prop_map(|(payload, attached)| Step::Push { payload, attached }),
+            1 => Just(Step::DropOldest),
+            1 => Just(Step::Pop),
+        ]
+    }
+
+    fn encoded(id: u64, payload: usize) -> Vec<u8> {
+        let header = Header {
+            kind: Kind::Event,
+            space: Space::Topic,
+            encoding: Encoding::Raw,
+            attached: Attached::Nothing,
+            sequence: 0,
+            from: MasterId(1).process(),
+            id,
+            deadline: 0,
+        };
+        let mut bytes = Vec::new();
+        frame::encode(
+            &header,
+            &To::Subscribers,
+            "a",
+            &[],
+            &vec![0; payload],
+            &mut bytes,
+        );
+        bytes
+    }
+
+    proptest! {
+        /// Against a list of frames.
+        #[test]
+        fn what_goes_in_comes_out_in_order(steps in prop::collection::vec(step(), 1..300)) {
+            let limit = 1 << 18;
+            let mut queue = Queue::new(limit);
+            let mut model: VecDeque<(Vec<u8>, Option<u64>)> = VecDeque::new();
+            for (id, step) in (1u64..).zip(steps) {
+                match step {
+                    Step::Push { payload, attached } => {
+                        let frame = encoded(id, payload);
+                        let waiting: usize = model.iter().map(|(bytes, _)| bytes.len()).sum();
+                        let has_room = waiting + frame.len() <= limit;
+                        prop_assert_eq!(queue.has_room(frame.len()), has_room);
+                        if has_room {
+                            let own = attached.then_some(id);
+                            queue.push(frame.len(), own, |bytes| bytes.extend_from_slice(&frame));
+                            model.push_back((frame, own));
+                        }
+                    }
+                    Step::DropOldest => {
+                        let expected = model.pop_front();
+                        let mut lost = None;
+                        let dropped = queue.drop_oldest(|frame, attached| {
+                            lost = Some((frame.bytes.to_vec(), attached));
+                        });
+                        prop_assert_eq!(dropped, expected.is_some());
+                        prop_assert_eq!(lost, expected);
+                    }
+                    Step::Pop => {
+                        let Some((packet, attached)) = queue.front() else {
+                            prop_assert!(model.is_empty());
+                            continue;
+                        };
+                        prop_assert!(packet.len() <= MAX_PACKET);
+                        let mut owned = attached.copied();
+                        for frame in frame::frames(packet) {
+                            let frame = frame.expect("whole");
+                            let (bytes, own) = model.pop_front().expect("not more than went in");
+                            prop_assert_eq!(frame.bytes, bytes);
+                            prop_assert_eq!(owned.take(), own);
+                        }
+                        queue.pop();
+                    }
+                }
+                let waiting: usize = model.iter().map(|(bytes, _)| bytes.len()).sum();
+                prop_assert_eq!(queue.bytes(), waiting);
+                prop_assert_eq!(queue.is_empty(), model.is_empty());
+                let attached = model.iter().filter(|(_, own)| own.is_some()).count();
+                prop_assert_eq!(queue.attached(), attached);
+            }
+        }
+    }
+
+    #[test]
+    fn small_frames_share_packets_and_their_memory_is_used_again() {
+        let mut queue: Queue<()> = Queue::new(1 << 20);
+        for round in 0..3 {
+            for _ in 0..1_000 {
+                let frame = encoded(1, 100);
+                queue.push(frame.len(), None, |bytes| bytes.extend_from_slice(&frame));
+            }
+            assert!(queue.packets.len() <= 1_000 * 151 / PACKET + 1);
+            while queue.front().is_some() {
+                queue.pop();
+            }
+            assert!(queue.spare.len() <= SPARE, "{round}");
+        }
+        assert_eq!(queue.spare.len(), SPARE);
+    }
+}

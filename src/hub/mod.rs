@@ -14,10 +14,14 @@
 //! | `handle` | what the rest of the master asks of the hub |
 
 pub(crate) mod core;
+#[cfg(test)]
+mod ends;
 mod handle;
 mod lines;
 pub(crate) mod nats;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod thread;
 
 #[doc(hidden)]

@@ -208,7 +208,7 @@ impl Hosted {
         Ok(())
     }
 
-    fn poll(&self, cx: &Context<'_>) -> Poll<Option<Result<Message, Cut>>> {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Message, Cut>>> {
         poll_messages(&self.inbox, &self.bus.shared().tally, cx)
     }
 }

@@ -61,12 +61,15 @@ pub(super) struct Afterwards {
     wakers: Vec<Waker>,
     lost: Vec<Message>,
     answers: Vec<(Waiting, Result<Option<Message>, BusError>)>,
+    /// Those who get no answer any more.
+    unanswered: Vec<Waiting>,
 }
 
 impl Afterwards {
     /// Does it, and is empty again.
     pub(super) fn settle(&mut self) {
         self.lost.clear();
+        self.unanswered.clear();
         for (waiting, answer) in self.answers.drain(..) {
             waiting.end(answer);
         }
@@ -166,9 +169,9 @@ impl Incoming {
     pub(super) fn close(&mut self) -> Afterwards {
         self.closed = true;
         let mut after = Afterwards::default();
-        let waiting = std::mem::take(&mut self.waiting).into_values();
-        let answers = waiting.map(|waiting| (waiting, Err(BusError::Closed)));
-        after.answers.extend(answers);
+        after
+            .unanswered
+            .extend(std::mem::take(&mut self.waiting).into_values());
         after
             .wakers
             .extend(self.inboxes().filter_map(|inbox| inbox.close()));

@@ -97,7 +97,8 @@ impl Bus {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub(crate) fn connect(line: OwnedFd) -> io::Result<Self> {
+    #[doc(hidden)]
+    pub fn connect(line: OwnedFd) -> io::Result<Self> {
         let line = Line::new(line)?;
         let shared = Shared::new();
         tokio::spawn(task::serve(Arc::clone(&shared), line));

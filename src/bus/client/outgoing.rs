@@ -36,7 +36,6 @@ pub(super) struct Outgoing {
 #[derive(Debug)]
 struct Waiting {
     queue: Queue<Arc<Parcel>>,
-    descriptors: usize,
     /// The task has been called and has not come yet: one call for all that is said until then.
     called: bool,
     /// Bytes said so far.
@@ -137,7 +136,6 @@ impl Outgoing {
         Self {
             waiting: Mutex::new(Waiting {
                 queue: Queue::new(LIMIT),
-                descriptors: 0,
                 called: false,
                 said: 0,
                 flushes: VecDeque::new(),
@@ -163,7 +161,6 @@ impl Outgoing {
             return Err(BusError::Full);
         }
         let (attached, parcel) = words.attached.unzip();
-        waiting.descriptors += usize::from(parcel.is_some());
         let header = Header {
             kind: words.kind,
             space: words.space,
@@ -219,8 +216,11 @@ impl Outgoing {
                 Some(parcel) => parcel.send(packet, line),
             };
             match sent {
-                Ok(()) => waiting.gone(has_parcel),
+                Ok(()) => waiting.gone(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Full,
+                // The kernel may not let another descriptor on its way. Whoever sent it gets it back when
+                // there is no answer.
+                Err(error) if has_parcel && !is_end(&error) => waiting.gone(),
                 Err(_) => return Sent::Closed,
             }
         }
@@ -246,7 +246,6 @@ impl Outgoing {
         let (queue, flushes) = {
             let mut waiting = self.waiting();
             waiting.closed = true;
-            waiting.descriptors = 0;
             let queue = std::mem::replace(&mut waiting.queue, Queue::new(0));
             (queue, std::mem::take(&mut waiting.flushes))
         };
@@ -260,6 +259,12 @@ impl Outgoing {
     }
 }
 
+/// Does it say that nobody is at the other end?
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
+}
+
 /// The hub puts in who really sent it.
 const NOBODY: ProcessId = ProcessId {
     master: MasterId(0),
@@ -269,7 +274,7 @@ const NOBODY: ProcessId = ProcessId {
 impl Waiting {
     /// May a frame of this kind and size come on top of what waits?
     fn has_room(&self, kind: Kind, size: usize, attached: bool) -> bool {
-        if attached && self.descriptors >= DESCRIPTORS {
+        if attached && self.queue.attached() >= DESCRIPTORS {
             return false;
         }
         match kind {
@@ -282,9 +287,8 @@ impl Waiting {
     }
 
     /// The packet in front is in the line.
-    fn gone(&mut self, with_parcel: bool) {
+    fn gone(&mut self) {
         self.queue.pop();
-        self.descriptors -= usize::from(with_parcel);
         let gone = self.said - self.queue.bytes() as u64;
         while self.flushes.front().is_some_and(|(at, _)| *at <= gone) {
             if let Some((_, signal)) = self.flushes.pop_front() {

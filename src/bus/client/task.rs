@@ -41,16 +41,14 @@ pub(super) async fn serve(shared: Arc<Shared>, line: Line) {
         buffer: vec![0; MAX_PACKET],
         after: Afterwards::default(),
     };
+    let mut sent = Sent::All;
     loop {
-        let sent = shared.outgoing.send(&line);
-        match sent {
-            Sent::All if shared.outgoing.is_leaving() => return,
-            Sent::Closed => {
-                // What came before it closed is still heard.
-                while end.receive(&shared, &line) == Turn::More {}
-                return;
-            }
-            _ => {}
+        // What came before the other end was closed is still heard.
+        if sent != Sent::Closed {
+            sent = shared.outgoing.send(&line);
+        }
+        if sent == Sent::All && shared.outgoing.is_leaving() {
+            return;
         }
         let received = end.receive(&shared, &line);
         match received {
@@ -86,10 +84,15 @@ struct End {
 impl End {
     /// Takes in what is there, up to a turn's worth.
     fn receive(&mut self, shared: &Arc<Shared>, line: &Line) -> Turn {
-        let mut bytes = 0;
+        let (mut bytes, mut resets) = (0, 0);
         for _ in 0..PACKETS_PER_TURN {
             let (size, attached) = match line.try_receive(&mut self.buffer) {
                 Arrival::Empty => return Turn::Idle,
+                // An other end that has left something unread says so before it gives what it had sent.
+                Arrival::Closed if resets == 0 => {
+                    resets = 1;
+                    continue;
+                }
                 Arrival::Closed => return Turn::Closed,
                 Arrival::Damaged(size) => {
                     self.damaged(shared, size);

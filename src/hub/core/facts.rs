@@ -128,7 +128,7 @@ impl<A> Core<A> {
     pub(super) fn mourn(&mut self, peer: Peer, reason: Departure) {
         self.hosts.forget();
         let id = peer.id;
-        self.end_requests(|target| target == Target::Process(id));
+        self.end_requests(|target| target.is_process(id));
         self.forget_requests(|requester, _, _| requester == id);
         self.tell_presence(Presence::Offline { peer, reason });
     }
@@ -145,7 +145,7 @@ impl<A> Core<A> {
             self.interest.remove(pattern, Who::Afar(id, link));
         }
         self.end_requests(|target| match target {
-            Target::Process(process) => process.master == id,
+            Target::Process(process) | Target::Routed(process) => process.master == id,
             Target::Owner(owner) => owner == id,
         });
         self.forget_requests(|requester, _, _| requester.master == id);

@@ -55,7 +55,9 @@ pub(super) struct Interest {
     ours: FastMap<Box<str>, u32>,
     /// Places in `found`.
     remembered: FastMap<Box<str>, u32>,
-    found: Vec<Wanted>,
+    found: Vec<(Box<str>, Wanted)>,
+    /// The place that was wanted last: a flood has one topic.
+    last: usize,
 }
 
 /// Where a pattern may go on: below it are all patterns that begin with the words that lead here.
@@ -122,11 +124,17 @@ impl Interest {
     /// Who wants this topic. `None`: it is no topic.
     #[inline]
     pub(super) fn of(&mut self, topic: &str) -> Option<&Wanted> {
-        let place = match self.remembered.get(topic) {
-            Some(&place) => place,
-            None => self.find(topic)?,
-        };
-        Some(&self.found[place as usize])
+        let is_last = self
+            .found
+            .get(self.last)
+            .is_some_and(|(last, _)| **last == *topic);
+        if !is_last {
+            self.last = match self.remembered.get(topic) {
+                Some(&place) => place as usize,
+                None => self.find(topic)?,
+            };
+        }
+        Some(&self.found[self.last].1)
     }
 
     /// The patterns that our own processes want.
@@ -140,7 +148,7 @@ impl Interest {
         self.exact.values().map(Vec::len).sum::<usize>() + self.tree.size() + self.ours.len()
     }
 
-    fn find(&mut self, topic: &str) -> Option<u32> {
+    fn find(&mut self, topic: &str) -> Option<usize> {
         if !is_topic(topic) {
             return None;
         }
@@ -152,9 +160,9 @@ impl Interest {
             wanted.add(*who);
         }
         self.tree.find_top(topic, &mut wanted);
-        let place = self.found.len() as u32;
-        self.found.push(wanted);
-        self.remembered.insert(topic.into(), place);
+        let place = self.found.len();
+        self.found.push((topic.into(), wanted));
+        self.remembered.insert(topic.into(), place as u32);
         Some(place)
     }
 

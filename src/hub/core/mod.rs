@@ -37,7 +37,7 @@ use self::{
     balance::Hosts,
     hash::FastMap,
     interest::{Interest, Who},
-    pending::{Pending, Target},
+    pending::Pending,
     plan::Plan,
     ports::{End, HubEnd, Ports, ProcessEnd, Refusal},
     roster::Roster,
@@ -356,13 +356,13 @@ impl<A> Core<A> {
             End::Process(process) => {
                 let sender = process.id;
                 self.take_packet(packet, attached, |core, frame, attached| {
-                    core.from_process(slot, sender, frame, attached, now, loads)
+                    core.take_from_process(slot, sender, frame, attached, now, loads)
                 })
             }
             End::Hub(hub) => {
                 let link = hub.link;
                 self.take_packet(packet, attached, |core, frame, attached| {
-                    core.from_hub(slot, link, frame, attached, now)
+                    core.take_from_hub(slot, link, frame, attached, now)
                 })
             }
         };
@@ -565,7 +565,7 @@ impl<A> Core<A> {
             }
         }
         self.forget_requests(|requester, _, _| requester == id);
-        self.end_requests(|target| target == Target::Process(id));
+        self.end_requests(|target| target.is_process(id));
     }
 
     /// Nothing comes from this hub any more, nor from those behind it.
@@ -573,6 +573,10 @@ impl<A> Core<A> {
         let behind = self.roster.behind(slot);
         for owner in behind {
             self.lose(owner, why);
+        }
+        for (requester, id) in self.ports.drop_routed(slot, &self.counters) {
+            let me = self.me.process();
+            self.fail_request_of(requester, id, me, crate::bus::Failure::Gone, "");
         }
         self.ports.close(slot, &self.counters);
         self.forget_requests(|_, by, _| by == slot);

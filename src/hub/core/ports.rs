@@ -183,6 +183,23 @@ impl<A> Ports<A> {
         Some(port)
     }
 
+    /// Drops all that waits for a link that is to be closed; the requests that were to go on from there by a
+    /// route.
+    pub(super) fn drop_routed(&mut self, slot: u32, counters: &Counters) -> Vec<(ProcessId, u64)> {
+        let mut routed = Vec::new();
+        while let Some(port) = self.get_mut(slot)
+            && port.queue.drop_oldest(|frame, _| {
+                counters
+                    .lost(Lost::Closed)
+                    .add(u64::from(is_message(frame)));
+                if frame.header.kind == Kind::Request && frame.to.first() == Some(&10) {
+                    routed.push((frame.header.from, frame.header.id));
+                }
+            })
+        {}
+        routed
+    }
+
     /// The slot of a port that is open.
     #[inline]
     pub(super) fn slot(&self, id: PortId) -> Option<u32> {

@@ -17,13 +17,14 @@ struct Letter<'f> {
     /// The port that it came by.
     came_by: u32,
     is_request: bool,
+    is_from_afar: bool,
     now: u64,
 }
 
 impl<A> Core<A> {
     /// One of our processes has sent a frame.
     #[inline]
-    pub(super) fn from_process(
+    pub(super) fn take_from_process(
         &mut self,
         slot: u32,
         sender: ProcessId,
@@ -54,7 +55,7 @@ impl<A> Core<A> {
     }
 
     /// Another hub has sent a frame.
-    pub(super) fn from_hub(
+    pub(super) fn take_from_hub(
         &mut self,
         slot: u32,
         link: HubLink,
@@ -128,7 +129,7 @@ impl<A> Core<A> {
         now: u64,
         loads: &dyn Loads,
     ) -> Result<(), Malformed> {
-        let letter = Letter::new(frame, sender, slot, now)?;
+        let letter = Letter::new(frame, sender, slot, false, now)?;
         if letter.is_request
             && let Some(process) = self.ports.process_mut(slot)
             && process.unseen_below == u64::MAX
@@ -153,7 +154,7 @@ impl<A> Core<A> {
         attached: Option<A>,
         now: u64,
     ) -> Result<(), Malformed> {
-        let letter = Letter::new(frame, frame.header.from, slot, now)?;
+        let letter = Letter::new(frame, frame.header.from, slot, true, now)?;
         let mut plan = std::mem::take(&mut self.plan);
         plan.clear();
         let planned = self.plan_from_afar(slot, frame, &mut plan);
@@ -161,7 +162,7 @@ impl<A> Core<A> {
             // By name, each who does not get it is a failure of its own: the sender's hub counts them.
             for (process, why) in std::mem::take(&mut plan.missing) {
                 if letter.is_request {
-                    self.fail_request(letter.sender, frame.header.id, process, why, "");
+                    self.fail_request_of(letter.sender, frame.header.id, process, why, "");
                 } else if why == Failure::Unroutable {
                     self.counters.lost(Lost::Unroutable).add(1);
                 }
@@ -219,7 +220,7 @@ impl<A> Core<A> {
         }
         if letter.is_request && waits {
             let mut targets = self.targets(plan);
-            if letter.sender.master != self.me {
+            if letter.is_from_afar {
                 // The others are their own hubs' business.
                 targets.truncate(plan.own.len());
             }
@@ -277,11 +278,10 @@ impl<A> Core<A> {
             }
         }
         if let Some((link, route)) = plan.route.take() {
-            let last = *route.last().expect("a route that goes on has an end");
             bytes.clear();
             frame::relay(frame, &To::Route(route), self.me, &mut bytes);
             if let Err(why) = self.push(link, &bytes, letter.sender, attached.take()) {
-                self.did_not_go(letter, last, why);
+                self.did_not_go(letter, self.me.process(), why);
             }
         }
         self.scratch = bytes;
@@ -305,19 +305,17 @@ impl<A> Core<A> {
             return;
         }
         let (sender, id) = (letter.sender, letter.frame.header.id);
-        let targets = match sender.master == self.me {
-            true => Vec::new(),
-            false => self.targets(plan),
-        };
-        if targets.is_empty() {
+        if !letter.is_from_afar {
             return self.tell_failure(sender, id, why, text);
         }
-        for target in targets {
+        for target in self.targets(plan) {
             let from = match target {
                 Target::Process(process) => process,
+                // Whoever says so must be behind the link that it comes by.
+                Target::Routed(_) => self.me.process(),
                 Target::Owner(owner) => owner.process(),
             };
-            self.fail_request(sender, id, from, why, text);
+            self.fail_request_of(sender, id, from, why, text);
         }
     }
 
@@ -365,6 +363,7 @@ impl<'f> Letter<'f> {
         frame: &'f Frame<'f>,
         sender: ProcessId,
         came_by: u32,
+        is_from_afar: bool,
         now: u64,
     ) -> Result<Self, Malformed> {
         let is_request = frame.header.kind == Kind::Request;
@@ -379,6 +378,7 @@ impl<'f> Letter<'f> {
             sender,
             came_by,
             is_request,
+            is_from_afar,
             now,
         })
     }

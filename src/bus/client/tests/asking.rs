@@ -5,7 +5,7 @@ use crate::sys::clock::monotonic_ns;
 
 #[tokio::test]
 async fn a_request_gets_its_answer_and_no_other() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let one = bus.request(OTHER, "time", Payload::compact(&1).expect("1"), LONG);
     let other = bus.request(To::Siblings, "place", "", LONG);
     let (one, other, ()) = tokio::join!(one, other, async {
@@ -40,7 +40,7 @@ async fn a_request_gets_its_answer_and_no_other() {
 
 #[tokio::test]
 async fn a_request_fails_as_the_hub_says_with_its_text() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     for failure in [
         Failure::Unroutable,
         Failure::NoListener,
@@ -69,7 +69,7 @@ async fn a_request_fails_as_the_hub_says_with_its_text() {
 
 #[tokio::test]
 async fn a_request_without_an_answer_fails_in_time_and_leaves_nothing() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let answer = bus.request(OTHER, "t", "", Duration::from_millis(3)).await;
     assert!(
         matches!(answer, Err(BusError::Failed(Failure::Expired, _))),
@@ -92,7 +92,7 @@ async fn a_request_without_an_answer_fails_in_time_and_leaves_nothing() {
 
 #[tokio::test]
 async fn who_is_asked_answers_once() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let mut asked = subscribed(&mut hub, bus.subscription("q"), "q").await;
     hub.request("q", 11);
     let question = within(asked.next()).await.expect("open").expect("not cut");
@@ -126,7 +126,7 @@ async fn who_is_asked_answers_once() {
 
 #[tokio::test]
 async fn nobody_waits_for_an_answer_that_nobody_will_give() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     hub.request("q", 1);
     assert_eq!(hub.hear_failure(1).await.0, Failure::NoListener);
     let narrow = bus.subscription("q").queue(1);
@@ -162,7 +162,7 @@ async fn nobody_waits_for_an_answer_that_nobody_will_give() {
 
 #[tokio::test]
 async fn of_several_who_are_asked_the_one_that_answers_counts() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let full = bus.subscription("q").queue(1);
     let full = subscribed(&mut hub, full, "q").await;
     let mut idle = subscribed(&mut hub, bus.subscription("q"), "q").await;
@@ -184,7 +184,7 @@ async fn of_several_who_are_asked_the_one_that_answers_counts() {
 
 #[tokio::test]
 async fn peers_come_in_pieces() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let (peers, ()) = tokio::join!(bus.hosts("app", |what| what["size"] != 5), async {
         let (ask, id) = hub.hear_ask().await;
         assert_eq!(ask, Ask::Peers);

@@ -38,7 +38,7 @@ fn speaks(fd: OwnedFd, client: &mut UnixStream) {
 
 #[tokio::test]
 async fn a_connection_goes_to_who_takes_it_and_is_nobodys_here() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let (connection, mut client) = connection();
     let (answer, ()) = tokio::join!(
         bus.request_attached(OTHER, "vip", "why", connection, LONG),
@@ -59,7 +59,7 @@ async fn a_connection_goes_to_who_takes_it_and_is_nobodys_here() {
 
 #[tokio::test]
 async fn what_nobody_took_comes_back_and_what_somebody_may_have_does_not() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     for (failure, back) in [
         (Failure::Unroutable, true),
         (Failure::NoListener, true),
@@ -110,7 +110,7 @@ async fn what_nobody_took_comes_back_and_what_somebody_may_have_does_not() {
 
 #[tokio::test]
 async fn too_late_it_comes_back_only_if_it_has_not_left() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let short = Duration::from_millis(3);
     let (gone, mut client) = connection();
     let failed = bus.request_attached(OTHER, "vip", "", gone, short).await;
@@ -118,10 +118,7 @@ async fn too_late_it_comes_back_only_if_it_has_not_left() {
     let heard = hub.hear().await;
     speaks(heard.attached.expect("it has left"), &mut client);
     // The line is full now, and this waits behind.
-    let mut said = 0;
-    while bus.publish("t", vec![0; 60_000]).is_ok() {
-        said += 1;
-    }
+    let said = fill(&bus);
     let (kept, mut client) = connection();
     let failed = bus.request_attached(OTHER, "vip", "", kept, short).await;
     assert!(matches!(&failed, Err(failed) if matches!(failed.error, BusError::Full)));
@@ -133,8 +130,10 @@ async fn too_late_it_comes_back_only_if_it_has_not_left() {
             .into_fd(),
         &mut client,
     );
-    hub.hear().await;
-    others().await;
+    let heard = 8;
+    for _ in 0..heard {
+        hub.hear().await;
+    }
     let (kept, mut client) = connection();
     let failed = bus.request_attached(OTHER, "vip", "", kept, short).await;
     let failed = failed.expect_err("nobody answers");
@@ -144,7 +143,7 @@ async fn too_late_it_comes_back_only_if_it_has_not_left() {
     ));
     let back = failed.attachment.expect("it has not left");
     speaks(back.into_fd(), &mut client);
-    for _ in 1..said {
+    for _ in heard..said {
         assert_eq!(hub.hear().await.name, "t");
     }
     bus.publish("mark", "").expect("room");
@@ -157,8 +156,8 @@ async fn too_late_it_comes_back_only_if_it_has_not_left() {
 
 #[tokio::test]
 async fn a_line_that_ends_gives_back_what_has_not_left() {
-    let (hub, bus) = Hub::new();
-    while bus.publish("t", vec![0; 60_000]).is_ok() {}
+    let (hub, bus) = Hub::new().await;
+    fill(&bus);
     hub.line.readable().await.expect("a runtime");
     others().await;
     let (connection, mut client) = connection();
@@ -178,7 +177,7 @@ async fn a_line_that_ends_gives_back_what_has_not_left() {
 
 #[tokio::test]
 async fn more_descriptors_than_may_wait_stay_here() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let mut clients = Vec::new();
     let refused = loop {
         let (connection, client) = connection();
@@ -210,7 +209,7 @@ fn offered(hub: &mut Hub, topic: &str, id: u64) -> tokio::net::UnixStream {
 
 #[tokio::test]
 async fn a_stream_is_taken_by_one_and_refused_without_harm() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let mut asked = subscribed(&mut hub, bus.subscription("copy"), "copy").await;
     let mut other_end = offered(&mut hub, "copy", 1);
     let message = within(asked.next()).await.expect("open").expect("not cut");
@@ -252,7 +251,7 @@ async fn a_stream_is_taken_by_one_and_refused_without_harm() {
 
 #[tokio::test]
 async fn whoever_takes_and_does_not_answer_may_be_using_it() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let mut asked = subscribed(&mut hub, bus.subscription("copy"), "copy").await;
     let _other_end = offered(&mut hub, "copy", 1);
     let message = within(asked.next()).await.expect("open").expect("not cut");
@@ -270,7 +269,7 @@ async fn whoever_takes_and_does_not_answer_may_be_using_it() {
 
 #[tokio::test]
 async fn opening_a_stream_sends_the_other_end() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let (stream, theirs) = tokio::join!(bus.open_stream(OTHER, "copy", "name", LONG), async {
         let heard = hub.hear().await;
         assert_eq!(heard.header.attached, Attached::Stream);

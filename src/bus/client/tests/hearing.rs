@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test]
 async fn a_subscription_is_in_force_when_it_returns_and_ends_when_it_is_dropped() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let opening = tokio::spawn({
         let bus = bus.clone();
         async move { bus.subscribe("room.*.said").await }
@@ -35,7 +35,7 @@ async fn a_subscription_is_in_force_when_it_returns_and_ends_when_it_is_dropped(
 
 #[tokio::test]
 async fn a_pattern_is_given_up_with_its_last_subscription() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     for pattern in ["a", "a.*"] {
         let one = subscribed(&mut hub, bus.subscription(pattern), pattern).await;
         let other = subscribed(&mut hub, bus.subscription(pattern), pattern).await;
@@ -50,7 +50,7 @@ async fn a_pattern_is_given_up_with_its_last_subscription() {
 
 #[tokio::test]
 async fn all_that_match_get_a_message_and_nobody_twice() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let mut all = Vec::new();
     for pattern in ["a.b", "a.b", "a.*", ">", "a.c"] {
         all.push(subscribed(&mut hub, bus.subscription(pattern), pattern).await);
@@ -85,7 +85,7 @@ async fn all_that_match_get_a_message_and_nobody_twice() {
 
 #[tokio::test]
 async fn the_librarys_own_topics_are_nobody_elses() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let mut wide = subscribed(&mut hub, bus.subscription(">"), ">").await;
     hub.request("$connection", 4);
     assert_eq!(hub.hear_failure(4).await.0, Failure::NoListener);
@@ -100,7 +100,7 @@ async fn the_librarys_own_topics_are_nobody_elses() {
 
 #[tokio::test]
 async fn a_subscription_may_end_where_its_messages_are_read() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let mut said = subscribed(&mut hub, bus.subscription("a"), "a").await;
     let other = subscribed(&mut hub, bus.subscription("b"), "b").await;
     let reader = tokio::spawn(async move {
@@ -121,7 +121,7 @@ async fn a_subscription_may_end_where_its_messages_are_read() {
 
 #[tokio::test]
 async fn a_reader_that_falls_behind_has_the_latest_and_sees_the_gap() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let slow = bus.subscription("a").queue(3);
     let mut slow = subscribed(&mut hub, slow, "a").await;
     let mut fast = subscribed(&mut hub, bus.subscription("a"), "a").await;
@@ -144,7 +144,7 @@ async fn a_reader_that_falls_behind_has_the_latest_and_sees_the_gap() {
 
 #[tokio::test]
 async fn a_reader_that_would_rather_begin_anew_is_cut() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let careful = bus.subscription("a").queue(3).overflow(Overflow::Cut);
     let mut careful = subscribed(&mut hub, careful, "a").await;
     let mut other = subscribed(&mut hub, bus.subscription("a"), "a").await;
@@ -164,8 +164,9 @@ async fn a_reader_that_would_rather_begin_anew_is_cut() {
 
 #[tokio::test]
 async fn what_was_lost_on_the_way_is_seen_by_all_and_cuts_the_careful() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     hub.welcome();
+    bus.id().await.expect("said");
     let mut easy = subscribed(&mut hub, bus.subscription("a"), "a").await;
     let careful = bus.subscription("b").overflow(Overflow::Cut);
     let mut careful = subscribed(&mut hub, careful, "b").await;
@@ -187,7 +188,7 @@ async fn what_was_lost_on_the_way_is_seen_by_all_and_cuts_the_careful() {
 
 #[tokio::test]
 async fn comings_and_goings_are_told_to_all_who_watch_until_they_do_not() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let granted = async {
         hub.grant(Ask::Watch(true)).await;
         hub.grant(Ask::Watch(true)).await;

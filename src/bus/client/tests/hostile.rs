@@ -114,7 +114,7 @@ async fn a_hub_that_makes_no_sense_is_left() {
         vec![0; 48],
         b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(),
     ] {
-        let (mut hub, bus) = Hub::new();
+        let (mut hub, bus) = Hub::new().await;
         let mut said = subscribed(&mut hub, bus.subscription("a"), "a").await;
         hub.send(&nonsense, None);
         assert!(within(said.next()).await.is_none());
@@ -125,7 +125,7 @@ async fn a_hub_that_makes_no_sense_is_left() {
 
 #[tokio::test]
 async fn news_of_a_later_kind_is_passed_over() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let mut said = subscribed(&mut hub, bus.subscription("a"), "a").await;
     #[derive(Serialize)]
     enum Later {

@@ -59,7 +59,7 @@ struct Heard {
 
 impl Hub {
     /// A line with nothing said yet.
-    fn new() -> (Self, Bus) {
+    async fn new() -> (Self, Bus) {
         let (ours, theirs) = line::pair().expect("a pair");
         let hub = Self {
             line: Line::new(ours).expect("a line"),
@@ -67,6 +67,8 @@ impl Hub {
             heard: VecDeque::new(),
             sequence: 0,
         };
+        // Before that the runtime has not looked whether there is room.
+        hub.line.writable().await.expect("a runtime");
         (hub, Bus::connect(theirs).expect("a bus"))
     }
 
@@ -224,8 +226,20 @@ impl Hub {
 /// Subscribes while the hub grants it.
 async fn subscribed(hub: &mut Hub, subscribe: Subscribe, pattern: &str) -> Subscription {
     let granted = hub.grant(Ask::Subscribe(pattern.into()));
-    let (subscription, ()) = tokio::join!(subscribe.open(), granted);
+    let (subscription, ()) = tokio::join!(within(subscribe.open()), granted);
     subscription.expect("granted")
+}
+
+/// Says more than there is room for.
+fn fill(bus: &Bus) -> usize {
+    let mut said = 0;
+    for size in [60_000, 4000, 100, 0] {
+        while bus.publish("t", vec![0; size]).is_ok() {
+            said += 1;
+        }
+    }
+    assert!(matches!(bus.publish("t", ""), Err(BusError::Full)));
+    said
 }
 
 /// The text of the next message.

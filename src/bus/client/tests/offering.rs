@@ -6,7 +6,7 @@ use super::*;
 
 #[tokio::test]
 async fn an_application_hears_what_it_is_told_and_asked() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let description = serde_json::json!({ "colour": "red" });
     let (hosted, ()) = tokio::join!(
         bus.host("paint", &description),
@@ -50,7 +50,7 @@ async fn an_application_hears_what_it_is_told_and_asked() {
 
 #[tokio::test]
 async fn what_the_hub_refuses_is_not_kept() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let (hosted, ()) = tokio::join!(bus.host("app", ()), async {
         let (_, id) = hub.hear_ask().await;
         hub.fail(id, Failure::Refused);
@@ -70,7 +70,7 @@ async fn what_the_hub_refuses_is_not_kept() {
 
 #[tokio::test]
 async fn a_call_names_the_application_and_what_it_is_to_do() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let call = bus.call_with(Balance::Random, "paint", "over", "it", LONG);
     let (answer, ()) = tokio::join!(call, async {
         let heard = hub.hear().await;
@@ -106,7 +106,7 @@ async fn called(hub: &mut Hub, name: &str, id: u64, arguments: &Payload) -> Hear
 
 #[tokio::test]
 async fn a_function_is_run_and_its_failures_are_its_callers() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let add = |Sum { left, right }: Sum| async move {
         assert!(left < 1000, "too much for me");
         left.checked_add(right)
@@ -155,7 +155,7 @@ async fn a_function_is_run_and_its_failures_are_its_callers() {
 
 #[tokio::test]
 async fn calls_run_side_by_side_and_those_begun_end_after_the_offer() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let gate = std::sync::Arc::new(tokio::sync::Barrier::new(3));
     let wait = {
         let gate = std::sync::Arc::clone(&gate);
@@ -190,7 +190,7 @@ async fn calls_run_side_by_side_and_those_begun_end_after_the_offer() {
 
 #[tokio::test]
 async fn a_result_is_what_the_function_gave() {
-    let (mut hub, bus) = Hub::new();
+    let (mut hub, bus) = Hub::new().await;
     let sum = Sum { left: 1, right: 2 };
     let run = bus.run_in_node::<_, Vec<i64>>(OTHER, "both", &sum, LONG);
     let (result, ()) = tokio::join!(run, async {
