@@ -175,7 +175,8 @@ pub(super) struct Serve {
     backoff_limit: Duration,
 
     /// Meet other masters on these NATS servers, so that their processes are on one bus:
-    /// nats://HOST[:PORT] or tls://HOST[:PORT]; repeat for several, of which any will do.
+    /// nats://HOST:PORT or tls://HOST:PORT (4222 if no port is given); repeat for several, of which any
+    /// will do.
     #[arg(long, value_name = "URL")]
     bus: Vec<String>,
 
