@@ -291,7 +291,7 @@ async fn requests_calls_and_functions_find_whom_they_are_for() {
             .expect("answered")
             .is_empty()
     );
-    let run = |a, b| {
+    let run = async |a, b| {
         asker
             .run_in_node::<(i32, i32), i32>(other_id, "add", &(a, b), LONG)
             .await

@@ -89,6 +89,8 @@ impl Roster {
         // Even if the clock has been set back.
         self.sitting = time.max(self.sitting + 1);
         self.beats = 0;
+        // Nothing that these have said was for this sitting: it needs no remembering.
+        self.masters.retain(|_, met| met.linked);
         for met in self.masters.values_mut() {
             met.went = 0;
             met.came = 0;
@@ -166,6 +168,16 @@ impl Roster {
             met.proven
         });
         silent
+    }
+
+    /// Is there no room for anybody new because of those who were here and have gone? Only another sitting
+    /// can forget them.
+    pub(crate) fn is_worn(&self) -> bool {
+        let gone = self
+            .masters
+            .values()
+            .filter(|met| met.proven && !met.linked);
+        self.masters.len() >= MOST && gone.count() >= MOST / 2
     }
 
     /// All links end, and nobody is known any more. Who had one?

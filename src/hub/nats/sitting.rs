@@ -54,7 +54,12 @@ impl Talk<'_> {
             let heard = envelope::open(&message.payload, self.secret.as_ref())
                 .and_then(|envelope| self.hear(&message.payload, &envelope));
             match heard {
-                Err(why) => self.shared.counters.lose(why, 1),
+                Err(why) => {
+                    self.shared.counters.lose(why, 1);
+                    if why == Dropped::Crowded && self.shared.roster.borrow().is_worn() {
+                        return End::Disconnected;
+                    }
+                }
                 Ok(heard) => {
                     if let Some(end) = self.follow(heard).await {
                         return end;

@@ -336,6 +336,38 @@ fn a_crowd_is_bounded_and_passes() {
     assert_eq!(hear(&mut roster, 9_999, 1), Ok(()));
 }
 
+#[test]
+fn those_who_have_gone_take_no_room_for_ever() {
+    let mut roster = Roster::new(MasterId(1), 0);
+    roster.sit_down(1);
+    let hear = |roster: &mut Roster, name: u64| {
+        let mut other = Roster::new(MasterId(name), 0);
+        other.sit_down(1);
+        let body = sign(&other, true);
+        let envelope = Envelope {
+            kind: Kind::Sign,
+            from: other.here(),
+            to: Some(roster.here()),
+            counter: 1,
+            body: &body,
+        };
+        roster.receive(&envelope, 1).map(|_| ())
+    };
+    for name in 2..MOST as u64 + 2 {
+        assert_eq!(hear(&mut roster, name), Ok(()));
+    }
+    assert_eq!(hear(&mut roster, 9_999), Err(Dropped::Crowded));
+    assert!(!roster.is_worn(), "all of them are there");
+    assert_eq!(roster.silent(8 * SECOND, BEAT).len(), MOST);
+    // What they have said could still be said again in this sitting.
+    assert_eq!(hear(&mut roster, 2), Err(Dropped::Replayed));
+    assert_eq!(hear(&mut roster, 9_999), Err(Dropped::Crowded));
+    assert!(roster.is_worn());
+    roster.sit_down(2);
+    assert!(!roster.is_worn());
+    assert_eq!(hear(&mut roster, 9_999), Ok(()));
+}
+
 proptest! {
     /// Whatever is lost, repeated or swapped, whoever beats and sits down anew: each hears what the other
     /// has said at most once and in order, and once all is quiet again both have met.
