@@ -13,6 +13,7 @@
 //! | `publish` | `topic`, `payload`; `times`: so many, their numbers (from `first`, usually 1) after the payload | once it is in the line |
 //! | `send` | `to`, and the same | |
 //! | `request` | `to`, `topic`, `payload`, `ms` | `payload` and `from` |
+//! | `answer` | `payload`: to all that `hold` has kept | |
 //! | `host`, `unhost` | `application`, `description` | |
 //! | `call` | `application`, `action`, `payload`, `ms` | `payload` and `from` |
 //! | `offer` | `function`: adds up a list of numbers | |
@@ -350,6 +351,12 @@ impl Puppet {
             "block" => {
                 let mut gate = TcpStream::connect(text(command, "until"))?;
                 let _ = gate.read(&mut [0]);
+                Ok(Value::Null)
+            }
+            "answer" => {
+                for held in self.held.borrow_mut().drain(..) {
+                    held.reply(payload())?;
+                }
                 Ok(Value::Null)
             }
             "be-ready" => {
