@@ -322,7 +322,7 @@ fn a_crowd_is_bounded_and_passes() {
         };
         seal(&envelope, None)
     };
-    let mut hear = |roster: &mut Roster, name: u64, now: u64| {
+    let hear = |roster: &mut Roster, name: u64, now: u64| {
         let bytes = from(name);
         roster
             .receive(&open(&bytes, None).expect("sealed"), now)
