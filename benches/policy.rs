@@ -192,6 +192,7 @@ fn remember(c: &mut Criterion) {
                     turn: site.picker.turn(),
                     chosen: 0,
                     shadows: Picks::NONE,
+                    sorter: None,
                 };
                 decisions.record(black_box(decision), &site.candidates);
             });

@@ -188,6 +188,9 @@ pub struct Inheritance {
     pub seat: u16,
     /// Counts births in the seat, from 1.
     pub generation: u64,
+    /// The worker group that it is in.
+    #[serde(default)]
+    pub group: Option<String>,
     /// Its row of the scoreboard.
     pub row: usize,
     /// The core to which it binds itself.

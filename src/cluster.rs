@@ -15,6 +15,7 @@ use crate::{
     dispatch::{
         load::LoadSignal,
         mode::Mode,
+        pins::{Network, Pin, WorkerGroup},
         policy::{Policy, Prefixes},
     },
     error::{Error, Result},
@@ -184,6 +185,31 @@ impl Cluster {
     /// `/metrics` how even that would have been; on by default. Only in mode `handoff`.
     pub fn shadow(mut self, on: bool) -> Self {
         self.config.shadow = on;
+        self
+    }
+
+    /// Keeps `workers` workers for clients that are [pinned](Self::pin) to the group `name`; everybody else
+    /// goes to those that are in no group, of which there must be one at least. Groups have the first
+    /// seats, in the order in which they are given; [`Worker::group`] tells a worker which it is in. Only
+    /// in mode `handoff`, where the master chooses for every connection.
+    pub fn worker_group(mut self, name: impl AsRef<str>, workers: u16) -> Self {
+        match WorkerGroup::new(name.as_ref(), workers) {
+            Ok(group) => self.config.pins.groups.push(group),
+            Err(error) => _ = self.refused.get_or_insert(Error::usage(error.to_string())),
+        }
+        self
+    }
+
+    /// Sends clients from `network` (`192.0.2.0/24`, `2001:db8::/32`, `192.0.2.1`) to the workers of
+    /// `group`, and nowhere else: while none of these is ready they wait. The longest prefix wins.
+    pub fn pin(mut self, network: impl AsRef<str>, group: impl Into<String>) -> Self {
+        match network.as_ref().parse::<Network>() {
+            Ok(from) => self.config.pins.rules.push(Pin {
+                from,
+                to: group.into(),
+            }),
+            Err(error) => _ = self.refused.get_or_insert(Error::usage(error.to_string())),
+        }
         self
     }
 
@@ -409,6 +435,29 @@ mod tests {
                 .expect("valid");
             assert_eq!(plan.settings, settings);
             assert_eq!(plan.hooks.config_file, Some("f".into()));
+        }
+    }
+
+    #[test]
+    fn groups_and_pins_are_part_of_the_plan_or_refused() {
+        let cluster = || Cluster::new().listen("systemd:web").workers(3);
+        let good = cluster()
+            .pin("192.0.2.0/24", "special")
+            .worker_group("special", 2);
+        let plan = good.plan().expect("valid");
+        assert!(plan.settings.cluster.check().is_ok());
+        assert_eq!(
+            plan.settings.cluster.group_of(1).as_deref(),
+            Some("special")
+        );
+        assert_eq!(plan.settings.cluster.group_of(2), None);
+        for (bad, culprit) in [
+            (cluster().worker_group("a b", 1), "'a b'"),
+            (cluster().worker_group("none", 0), "'none'"),
+            (cluster().pin("192.0.2.1/24", "special"), "192.0.2.1/24"),
+        ] {
+            let error = bad.plan().err().expect(culprit).to_string();
+            assert!(error.contains(culprit), "{error}");
         }
     }
 

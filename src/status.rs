@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     compare::Report,
     control::ReloadReport,
-    dispatch::{mode::Arm, shadow::Shadow},
+    dispatch::{mode::Arm, pins::Sorter, shadow::Shadow},
     hub::HubHandle,
     scoreboard::{MAX_ENDPOINTS, MAX_LISTENERS, Row, SEATS, Scoreboard, State},
     sys::clock::{cpu_time, monotonic_ns},
@@ -97,6 +97,9 @@ pub(crate) struct Inner {
     pub(crate) lost: u64,
     /// The arm in force.
     pub(crate) arm: Arm,
+    /// The worker groups, where there are any. Made from the settings, and so not passed on.
+    #[serde(skip)]
+    pub(crate) sorter: Option<Arc<Sorter>>,
     /// Were all workers ready once?
     pub(crate) started: bool,
     /// Is nothing accepted for now?
@@ -192,6 +195,7 @@ impl Status {
             admin: None,
             lost: 0,
             arm,
+            sorter: None,
             started: false,
             paused: false,
             stopping: false,
@@ -253,6 +257,8 @@ impl Status {
         if self.board.dispatcher().shadows.load(Relaxed) == 0 {
             return None;
         }
+        // The kernel's hash knows nothing of worker groups.
+        let grouped = self.lock().sorter.is_some();
         // As the dispatcher sees it: what drains is out of the game, with all that it holds.
         let rows: Vec<&Row> = self
             .board
@@ -268,7 +274,9 @@ impl Status {
             let seats = seats.iter().map(|seat| (*seat, open(shadow, *seat)));
             (shadow, seats.collect())
         };
-        Some(Shadow::ALL.map(of).into())
+        let kept = Shadow::ALL.into_iter();
+        let kept = kept.filter(|shadow| !grouped || *shadow != Shadow::KernelHash);
+        Some(kept.map(of).collect())
     }
 
     /// Looks or writes. Never held across an await.
@@ -292,6 +300,12 @@ impl Inner {
     /// which only the history is left.
     pub(crate) fn is_in_use(&self, number: u16, seat: &SeatStatus) -> bool {
         number < self.workers || Seat::is_masters_number(number) || !seat.pids.is_empty()
+    }
+
+    /// The worker group that a seat is in; `None`: it is one for everybody else.
+    pub(crate) fn group_of(&self, seat: u16) -> Option<&str> {
+        let sorter = self.sorter.as_ref()?;
+        sorter.name(sorter.group_of_seat(seat))
     }
 
     /// CPU time of the master and of all workers there ever were.

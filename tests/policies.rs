@@ -4,7 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use pointsman::{
     Policy, Prefixes,
-    dispatch::policy::{Candidate, LeastLoaded, Picker, RemoteAddress, RoundRobin},
+    dispatch::{
+        pins::{Network, Pin, Pins, REST, Sorter, WorkerGroup},
+        policy::{Candidate, LeastLoaded, Picker, RemoteAddress, RoundRobin},
+    },
 };
 use proptest::{collection::vec, prelude::*, sample::subsequence};
 
@@ -75,7 +78,122 @@ fn with_noise_behind(address: IpAddr, length: u8, noise: u128) -> IpAddr {
     }
 }
 
+/// Networks that often lie in each other: few bits differ.
+fn network() -> impl Strategy<Value = Network> {
+    (client(), 0..=128_u8).prop_map(|(address, length)| {
+        let width = if address.is_ipv4() { 32 } else { 128 };
+        let length = length.min(width);
+        let first = with_noise_behind(address, length, 0);
+        Network::new(first, length).expect("nothing is set behind the prefix")
+    })
+}
+
+/// Clients that are often in the same networks, of both kinds, and of a third that is the first in fact.
+fn client() -> impl Strategy<Value = IpAddr> {
+    let few = || (0..4_u32, 0..4_u32).prop_map(|(high, low)| high << 30 | low);
+    prop_oneof![
+        few().prop_map(|bits| IpAddr::V4(bits.into())),
+        few().prop_map(|bits| IpAddr::V6(
+            (u128::from(bits) << 96 | u128::from(bits) | 1 << 64).into()
+        )),
+        few().prop_map(|bits| IpAddr::V6(Ipv4Addr::from(bits).to_ipv6_mapped())),
+        any::<IpAddr>(),
+    ]
+}
+
+/// Up to four groups and some pins to them, of each network one.
+fn pins() -> impl Strategy<Value = Pins> {
+    vec(1..4_u16, 1..=4).prop_flat_map(|sizes| {
+        let groups: Vec<WorkerGroup> = sizes
+            .iter()
+            .enumerate()
+            .map(|(i, n)| WorkerGroup::new(&format!("g{i}"), *n).expect("a fine name"))
+            .collect();
+        vec((network(), 0..sizes.len()), 0..12).prop_map(move |rules| {
+            let mut pins = Pins {
+                groups: groups.clone(),
+                rules: Vec::new(),
+            };
+            for (from, group) in rules {
+                if pins.rules.iter().all(|pin| pin.from != from) {
+                    let to = format!("g{group}");
+                    pins.rules.push(Pin { from, to });
+                }
+            }
+            pins
+        })
+    })
+}
+
+/// The length of a network's prefix.
+fn length(network: Network) -> u8 {
+    let text = network.to_string();
+    let (_, length) = text.split_once('/').expect("as networks are shown");
+    length.parse().expect("a number")
+}
+
 proptest! {
+    #[test]
+    fn the_longest_prefix_that_holds_a_client_says_to_which_group_he_goes(
+        pins in pins(), clients in vec(client(), 1..40)
+    ) {
+        let sorter = Sorter::new(&pins).expect("there are groups");
+        for client in clients {
+            let holding = pins.rules.iter().filter(|pin| pin.from.holds(client));
+            let expected = holding.max_by_key(|pin| length(pin.from));
+            prop_assert_eq!(sorter.pin_of(client), expected, "{}", client);
+            let name = sorter.name(sorter.group_of(client));
+            prop_assert_eq!(name, expected.map(|pin| &*pin.to), "{}", client);
+        }
+    }
+
+    #[test]
+    fn every_seat_is_in_one_group_and_groups_have_as_many_as_they_should(
+        pins in pins(), candidates in all_ready()
+    ) {
+        let sorter = Sorter::new(&pins).expect("there are groups");
+        let mut among = Vec::new();
+        sorter.split(&candidates, &mut among);
+        prop_assert_eq!(among.len(), sorter.groups());
+        for (i, candidate) in candidates.iter().enumerate() {
+            let group = sorter.group_of_seat(candidate.seat);
+            let others = among.iter().filter(|others| others.contains(&i)).count();
+            prop_assert!(others == 1 && among[group].contains(&i), "seat {}", candidate.seat);
+        }
+        for (i, group) in pins.groups.iter().enumerate() {
+            let seats = (0..=u16::MAX).filter(|seat| sorter.group_of_seat(*seat) == i + 1);
+            prop_assert_eq!(seats.count(), usize::from(group.workers));
+        }
+        prop_assert_eq!(sorter.group_of_seat(u16::MAX), REST, "the master's own seat is the last");
+    }
+
+    #[test]
+    fn within_its_group_a_client_is_treated_as_if_there_were_no_other(
+        pins in pins(), clients in vec(client(), 1..60), candidates in all_ready()
+    ) {
+        let sorter = Sorter::new(&pins).expect("there are groups");
+        let mut among = Vec::new();
+        sorter.split(&candidates, &mut among);
+        for policy in Policy::ALL {
+            let pickers = || vec![Picker::new(policy, Prefixes::default()); sorter.groups()];
+            let (mut mixed, mut alone) = (pickers(), pickers());
+            let pick = |pickers: &mut [Picker], client: IpAddr| {
+                let group = sorter.group_of(client);
+                let share = &candidates[among[group].clone()];
+                let picked = pickers[group].pick(client, share);
+                picked.map(|i| share[i].seat)
+            };
+            let all: Vec<_> = clients.iter().map(|c| (*c, pick(&mut mixed, *c))).collect();
+            for (group, share) in among.iter().enumerate() {
+                for (client, seat) in all.iter().filter(|(c, _)| sorter.group_of(*c) == group) {
+                    prop_assert_eq!(*seat, pick(&mut alone, *client));
+                    prop_assert!(seat.is_none_or(|seat| sorter.group_of_seat(seat) == group));
+                    prop_assert_eq!(seat.is_none(), share.is_empty());
+                }
+            }
+        }
+    }
+
     #[test]
     fn every_policy_picks_a_ready_worker_and_none_only_if_none_is(turns in turns()) {
         for policy in Policy::ALL {

@@ -8,6 +8,7 @@
 //! | `deaths` | what happens to connections when processes die |
 //! | `environment` | systemd, containers, users: whoever starts it |
 //! | `explaining` | shadow policies, and why a worker was chosen |
+//! | `groups` | worker groups, and clients that are pinned to them |
 //! | `hangs` | workers that stand still |
 //! | `switching` | modes, pauses and numbers of workers, changed under traffic |
 //! | `reloads` | the configuration, read again |
@@ -38,6 +39,8 @@ mod dispatch;
 mod environment;
 #[path = "promises/explaining.rs"]
 mod explaining;
+#[path = "promises/groups.rs"]
+mod groups;
 #[path = "promises/hangs.rs"]
 mod hangs;
 #[path = "promises/proxying.rs"]

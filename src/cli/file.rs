@@ -26,7 +26,7 @@ pub(super) struct Written {
 }
 
 /// A key and its value.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Entry {
     pub(super) key: String,
     /// Where the key stands, from 1.
@@ -35,7 +35,7 @@ pub(super) struct Entry {
 }
 
 /// A value, its numbers as `FromStr` reads them.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Text(String),
     Whole(String),
@@ -47,6 +47,8 @@ pub(super) enum Value {
     /// Under a `[header]`, or in braces, or by a dotted key.
     Table {
         header: bool,
+        /// In the order of the file.
+        entries: Vec<Entry>,
     },
 }
 
@@ -122,8 +124,15 @@ pub(super) fn parse(name: String, text: &str) -> Result<Written> {
             error.message()
         ))
     })?;
+    Ok(Written {
+        name,
+        entries: entries(text, table.into_inner()),
+    })
+}
+
+/// What a table holds, in the order of the file.
+fn entries(text: &str, table: DeTable<'_>) -> Vec<Entry> {
     let mut entries: Vec<(usize, Entry)> = table
-        .into_inner()
         .into_iter()
         .map(|(key, value)| {
             let at = key.span().start;
@@ -139,10 +148,7 @@ pub(super) fn parse(name: String, text: &str) -> Result<Written> {
         })
         .collect();
     entries.sort_by_key(|(at, _)| *at);
-    Ok(Written {
-        name,
-        entries: entries.into_iter().map(|(_, entry)| entry).collect(),
-    })
+    entries.into_iter().map(|(_, entry)| entry).collect()
 }
 
 fn plain(text: &str, value: DeValue<'_>, header: bool) -> Value {
@@ -156,7 +162,10 @@ fn plain(text: &str, value: DeValue<'_>, header: bool) -> Value {
         DeValue::Float(number) => Value::Fraction(number.as_str().to_owned()),
         DeValue::Boolean(truth) => Value::Truth(truth),
         DeValue::Datetime(_) => Value::Date,
-        DeValue::Array(_) if header => Value::Table { header },
+        DeValue::Array(_) if header => Value::Table {
+            header,
+            entries: Vec::new(),
+        },
         DeValue::Array(values) => Value::List(
             values
                 .into_iter()
@@ -166,7 +175,10 @@ fn plain(text: &str, value: DeValue<'_>, header: bool) -> Value {
                 })
                 .collect(),
         ),
-        DeValue::Table(_) => Value::Table { header },
+        DeValue::Table(table) => Value::Table {
+            header,
+            entries: entries(text, table),
+        },
     }
 }
 
@@ -194,7 +206,17 @@ mod tests {
         let text = "\u{feff}# a comment\na = 'x'\nb = 0x1_0\nc = 1_0.5\n\nd = true\n\
                     e = [\n  'y', # first\n  -3,\n]\nf = 2026-01-01\ng.h = 1\ni = {}\n\
                     [j]\nk = 1\n  [[l]]\n";
-        let table = |header| Value::Table { header };
+        let table = |header, key: Option<(&str, usize)>| Value::Table {
+            header,
+            entries: key
+                .map(|(key, line)| Entry {
+                    key: key.into(),
+                    line,
+                    value: Value::Whole("1".into()),
+                })
+                .into_iter()
+                .collect(),
+        };
         let read = parse("x".into(), text).expect("valid");
         let entries: Vec<_> = read
             .entries
@@ -209,10 +231,10 @@ mod tests {
             ("d", 6, Value::Truth(true)),
             ("e", 7, Value::List(list)),
             ("f", 11, Value::Date),
-            ("g", 12, table(false)),
-            ("i", 13, table(false)),
-            ("j", 14, table(true)),
-            ("l", 16, table(true)),
+            ("g", 12, table(false, Some(("h", 12)))),
+            ("i", 13, table(false, None)),
+            ("j", 14, table(true, Some(("k", 15)))),
+            ("l", 16, table(true, None)),
         ]
         .map(|(key, line, value)| (key.to_owned(), line, value));
         assert_eq!(entries, expected);

@@ -6,6 +6,7 @@
 mod bus;
 mod endpoint;
 mod nats;
+mod pins;
 mod refusal;
 mod reload;
 
@@ -25,6 +26,7 @@ use crate::{
     dispatch::{
         load::LoadSignal,
         mode::{Arm, Mode},
+        pins::Pins,
         policy::{Policy, Prefixes},
     },
     error::{Error, Result},
@@ -93,6 +95,9 @@ pub struct ClusterConfig {
     pub load_signal: LoadSignal,
     /// Are shadow policies asked about every connection?
     pub shadow: bool,
+    /// Worker groups, and the clients that are pinned to them.
+    #[serde(default)]
+    pub pins: Pins,
     /// Does the master serve too, as one more worker?
     pub master_serves: bool,
     /// Is each worker bound to a core of its own?
@@ -170,6 +175,7 @@ impl Default for ClusterConfig {
             prefixes: Prefixes::default(),
             load_signal: LoadSignal::default(),
             shadow: true,
+            pins: Pins::default(),
             master_serves: false,
             pin_cpus: false,
             admin: None,
@@ -213,6 +219,7 @@ impl ClusterConfig {
     pub fn check(&self) -> Result<NonZeroU16, Refusal> {
         self.check_listen()?;
         let workers = self.check_workers()?;
+        self.check_pins(workers.get())?;
         self.check_limits()?;
         self.check_names()?;
         self.bus.check()?;
@@ -571,6 +578,10 @@ mod tests {
                 prefixes: Prefixes::new(24, 48).expect("valid"),
                 load_signal: LoadSignal::Busy,
                 shadow: false,
+                pins: Pins {
+                    groups: vec!["special=2".parse().expect("a group")],
+                    rules: vec!["2001:db8::/32=special".parse().expect("a pin")],
+                },
                 master_serves: true,
                 pin_cpus: true,
                 admin: Some("127.0.0.1:9900".parse().expect("address")),

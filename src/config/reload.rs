@@ -52,6 +52,7 @@ impl Settings {
             || self.endpoints != new.endpoints
             || self.cluster.timeouts != new.cluster.timeouts
             || self.cluster.pin_cpus != new.cluster.pin_cpus
+            || self.cluster.pins.groups != new.cluster.pins.groups
     }
 }
 

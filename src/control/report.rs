@@ -128,6 +128,9 @@ pub(crate) struct WorkerReport {
     pub(crate) pid: Option<i32>,
     /// Counts births in the seat.
     pub(crate) generation: u64,
+    /// The worker group that it is in; `None`: it is one for everybody else.
+    #[serde(default)]
+    pub(crate) group: Option<String>,
     /// `starting`, `ready`, `hung`, `draining` or `dead`.
     pub(crate) state: String,
     /// Is its loop waiting for something to do?
@@ -263,6 +266,12 @@ pub(crate) struct DecisionReport {
     pub(crate) worker: String,
     /// Why, in words.
     pub(crate) why: String,
+    /// The network that pins the client to a worker group; `None`: none does.
+    #[serde(default)]
+    pub(crate) pin: Option<String>,
+    /// That worker group.
+    #[serde(default)]
+    pub(crate) group: Option<String>,
     /// All that could have been picked.
     pub(crate) candidates: Vec<CandidateReport>,
     /// Which worker each shadow policy would have picked; empty where none was asked.

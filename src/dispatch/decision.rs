@@ -1,11 +1,12 @@
 //! The dispatcher's last decisions: what each was made from, so that it can be explained when somebody
 //! asks. Nothing is computed for it when a connection comes; policies are pure, and say the same again.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     load::LoadSignal,
     mode::Arm,
+    pins::{Pin, Sorter},
     policy::{Candidate, Explanation, Picker, Policy, Prefixes},
     shadow::Picks,
 };
@@ -37,12 +38,20 @@ pub struct Decision {
     pub chosen: usize,
     /// What the shadow policies would have picked.
     pub shadows: Picks,
+    /// By what it was sorted into a worker group, the workers of which were its candidates; `None`: there
+    /// was but one, all workers.
+    pub sorter: Option<Arc<Sorter>>,
 }
 
 impl Decision {
     /// The policy that decided.
     pub fn policy(&self) -> Policy {
         self.arm.policy().unwrap_or_default()
+    }
+
+    /// What pinned the client to a worker group; `None`: nothing did.
+    pub fn pin(&self) -> Option<&Pin> {
+        self.sorter.as_ref()?.pin_of(self.peer.ip())
     }
 
     /// Why it came out as it did, from what it was made from.
@@ -111,6 +120,7 @@ mod tests {
             turn: 0,
             chosen: 0,
             shadows: Picks::NONE,
+            sorter: None,
         }
     }
 

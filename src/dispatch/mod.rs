@@ -6,6 +6,8 @@ pub mod name;
 pub mod load;
 pub mod policy;
 
+pub mod pins;
+
 pub mod mode;
 pub mod steering;
 

@@ -74,6 +74,7 @@ impl Supervisor {
                 let inheritance = Inheritance {
                     seat: seat.number,
                     generation,
+                    group: config.group_of(seat.number),
                     row: row.index(),
                     core,
                     doors,

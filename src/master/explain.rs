@@ -86,6 +86,8 @@ fn explained(decision: &Decision, candidates: &[Candidate], listener: String) ->
         redispatched: decision.again,
         worker: name(decision.chosen),
         why: explanation.why.words(name),
+        pin: decision.pin().map(|pin| pin.from.to_string()),
+        group: decision.pin().map(|pin| pin.to.clone()),
         candidates: reports.map(candidate).collect(),
         shadows: Shadow::ALL.into_iter().filter_map(shadow).collect(),
     }

@@ -177,8 +177,10 @@ pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
         status.admin = admin.as_ref().map(Admin::address);
         status.reload.file = hooks.config_file.clone();
     }
+    let rules = rules_of(&settings, false);
+    status.lock().sorter = rules.sorter.clone();
     let holdings = Holdings {
-        rules: rules_of(&settings, false),
+        rules,
         settings,
         board,
         status,
@@ -280,7 +282,7 @@ fn live(
     let dispatcher = dispatcher::start(
         groups.clone(),
         board.clone(),
-        rules,
+        rules.clone(),
         recruits.unwrap_or_default(),
         reports.clone(),
     )
@@ -406,6 +408,7 @@ fn rules_of(settings: &Settings, paused: bool) -> Rules {
         signal: config.load_signal,
         hang: config.hang,
         shadow: config.shadow,
+        sorter: config.sorter().map(Arc::new),
         paused,
     }
 }

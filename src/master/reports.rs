@@ -90,7 +90,10 @@ impl Reports for Status {
             .seats
             .iter()
             .filter(|(number, seat)| known.is_in_use(**number, seat));
-        let workers = seats.map(|(number, seat)| self.worker(*number, seat));
+        let workers = seats.map(|(number, seat)| WorkerReport {
+            group: known.group_of(*number).map(String::from),
+            ..self.worker(*number, seat)
+        });
         let draining = self
             .board
             .occupied()
@@ -265,6 +268,7 @@ impl Status {
             worker: Seat::label(number),
             pid: seat.pid(),
             generation: seat.generation,
+            group: None,
             state: row.map_or("dead", |row| row.state().name()).into(),
             parked: count(|row| get(&row.work.parked)) == 1,
             connections_open: count(Row::open),

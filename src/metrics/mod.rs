@@ -166,7 +166,8 @@ impl ScoreboardCollector {
             page.counter(&HANDOFF_ERRORS_TOTAL, &[("reason", reason)], get(n) as f64);
         }
         page.counter(&LOST, &[], self.status.lock().lost as f64);
-        page.counter(&TURNED_AWAY, &[], get(&dispatcher.turned_away) as f64);
+        let turned_away = get(&dispatcher.turned_away) + get(&dispatcher.crowded_out);
+        page.counter(&TURNED_AWAY, &[], turned_away as f64);
         let exhausted: u64 = self
             .seats()
             .iter()

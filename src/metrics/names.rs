@@ -67,7 +67,7 @@ pub(super) const LOST: Name = Name(
 );
 pub(super) const TURNED_AWAY: Name = Name(
     "pointsman_connections_turned_away_total",
-    "Connections closed unserved because no descriptor or memory was left for them.",
+    "Connections closed unserved because no descriptor or memory was left for them, or too many waited for the workers that they are pinned to.",
 );
 pub(super) const TIMED_OUT: Name = Name(
     "pointsman_connections_timed_out_total",

@@ -35,6 +35,8 @@ shared_struct! {
         pub accept_failed: AtomicU64,
         /// 1 while shadow policies are asked about every connection.
         pub shadows: AtomicU64,
+        /// Connections closed because too many waited already for a worker of their group.
+        pub crowded_out: AtomicU64,
     }
 }
 

@@ -80,13 +80,15 @@ fn candidate(candidate: &CandidateReport) -> [String; 6] {
 }
 
 fn why(decision: &DecisionReport) -> String {
-    match decision.redispatched {
-        true => format!(
-            "{}; another worker had it before and did not take it",
-            decision.why
-        ),
-        false => decision.why.clone(),
+    let mut text = match (&decision.pin, &decision.group) {
+        (Some(pin), Some(group)) => format!("{pin} goes to group {group}: "),
+        _ => String::new(),
+    };
+    text.push_str(&decision.why);
+    if decision.redispatched {
+        text.push_str("; another worker had it before and did not take it");
     }
+    text
 }
 
 /// `0.352 s`, `12.1 s`, `340 s`.
@@ -121,6 +123,8 @@ mod tests {
             redispatched: false,
             worker: "1".into(),
             why: "smallest load 3; tie with worker 0, which was served last".into(),
+            pin: None,
+            group: None,
             candidates: vec![
                 candidate("0", 3, 1, false),
                 CandidateReport {
@@ -158,6 +162,19 @@ WORKER  READY  LOAD  TURN  WEIGHT
 Would have been chosen by: kernel-hash 1, round-robin 0
 "
         );
+    }
+
+    #[test]
+    fn what_pins_a_client_is_told_first() {
+        let pinned = DecisionReport {
+            pin: Some("192.0.2.0/24".into()),
+            group: Some("special".into()),
+            why: "the only ready worker".into(),
+            ..decision()
+        };
+        let page = decisions(&report(vec![pinned]));
+        let line = "\n192.0.2.0/24 goes to group special: the only ready worker\n";
+        assert!(page.contains(line), "{page}");
     }
 
     #[test]

@@ -150,6 +150,9 @@ pub(super) fn workers(report: &WorkersReport) -> String {
 /// What else there is to know about a worker.
 fn remark(worker: &WorkerReport) -> String {
     let mut remarks = Vec::new();
+    if let Some(group) = &worker.group {
+        remarks.push(format!("group {group}"));
+    }
     if worker.crash_loop > 0 {
         remarks.push(format!(
             "{} in a row",
@@ -232,6 +235,7 @@ mod tests {
             worker: name.into(),
             pid: Some(4243),
             generation: 1,
+            group: None,
             state: state.into(),
             parked: true,
             connections_open: 12,
@@ -257,6 +261,7 @@ mod tests {
             workers: vec![
                 worker("0", "ready"),
                 WorkerReport {
+                    group: Some("special".into()),
                     pid: None,
                     crash_loop: 3,
                     respawn_in_seconds: Some(1.55),
@@ -271,7 +276,7 @@ handoff, least-loaded, listening on 127.0.0.1:8080
 
 WORKER   PID  GEN  STATE  OPEN  IN FLIGHT  LOAD  RESTARTS  HUNG     CPU
 0       4243    1  ready    12          3    13         0     0  12.3 s
-master     -    1  dead     12          3    13        17     0  12.3 s  3 deaths in a row, started again in 1.6 s
+master     -    1  dead     12          3    13        17     0  12.3 s  group special, 3 deaths in a row, started again in 1.6 s
 ";
         assert_eq!(workers(&report), table);
         report.draining.push(DrainReport {

@@ -6,6 +6,7 @@
 
 use std::{
     any::TypeId,
+    borrow::Cow,
     collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
@@ -284,10 +285,16 @@ impl<'a> Setting<'a> {
             }
             Value::List(values) if several => {
                 for (line, value) in values {
-                    arguments.extend(one(command, flag, *line, value, several)?);
+                    for (line, value) in pairs(flag, *line, value) {
+                        arguments.extend(one(command, flag, line, &value, several)?);
+                    }
                 }
             }
-            value => arguments.extend(one(command, flag, *line, value, several)?),
+            value => {
+                for (line, value) in pairs(flag, *line, value) {
+                    arguments.extend(one(command, flag, line, &value, several)?);
+                }
+            }
         }
         let line = *line;
         Ok((!arguments.is_empty()).then_some(Self {
@@ -301,6 +308,46 @@ impl<'a> Setting<'a> {
     fn lines(&self) -> Vec<usize> {
         self.arguments.iter().map(|(line, _)| *line).collect()
     }
+}
+
+/// What `value` says, where a flag takes NAME=VALUE: a table says it, too, in words of the file. What is
+/// none, or has other keys, is left as it is, to be refused.
+fn pairs<'v>(flag: &Arg, line: usize, value: &'v Value) -> Vec<(usize, Cow<'v, Value>)> {
+    let as_it_is = || vec![(line, Cow::Borrowed(value))];
+    let Value::Table {
+        header: false,
+        entries,
+    } = value
+    else {
+        return as_it_is();
+    };
+    let pair = |line, name: &str, value: &str| {
+        let text = Value::Text(format!("{name}={value}"));
+        (line, Cow::Owned(text))
+    };
+    let found: Option<Vec<_>> = match key(flag) {
+        "worker-group" => entries
+            .iter()
+            .map(|entry| match &entry.value {
+                Value::Whole(workers) => Some(pair(entry.line, &entry.key, workers)),
+                _ => None,
+            })
+            .collect(),
+        "pin" => {
+            let text = |key| match &entries.iter().find(|entry| entry.key == key)?.value {
+                Value::Text(text) => Some(text),
+                _ => None,
+            };
+            match (text("from"), text("to"), entries.len()) {
+                (Some(from), Some(to), 2) => Some(vec![pair(line, from, to)]),
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    found
+        .filter(|found| !found.is_empty())
+        .unwrap_or_else(as_it_is)
 }
 
 /// The argument that says the same as `value` in the file, with its line; `None` for `false`.
@@ -330,11 +377,18 @@ fn one(
         | (Takes::Whole | Takes::Seconds, Value::Whole(text))
         | (Takes::Seconds, Value::Fraction(text)) => text,
         (takes, value) => {
-            return refused(format!(
-                "takes {}, not {}",
-                takes.name(several),
-                value.kind()
-            ));
+            let wanted = match key(flag) {
+                "worker-group" => "a table of names and numbers of workers: { special = 1 }",
+                "pin" => "a list of tables: [{ from = \"192.0.2.0/24\", to = \"special\" }]",
+                _ => {
+                    return refused(format!(
+                        "takes {}, not {}",
+                        takes.name(several),
+                        value.kind()
+                    ));
+                }
+            };
+            return refused(format!("takes {wanted}"));
         }
     };
     if text.is_empty() {
@@ -365,7 +419,7 @@ fn reason(error: &clap::Error) -> String {
 }
 
 fn unknown(command: &Command, given: &str, value: &Value) -> String {
-    if let Value::Table { header: true } = value {
+    if let Value::Table { header: true, .. } = value {
         return format!("[{given}]: there are no tables, every key stands by itself");
     }
     if given == "config" {
@@ -500,6 +554,75 @@ mod tests {
         let from_flags = from_flags.settings_alone().expect("flags");
         assert_eq!(settings(text, &[]), from_flags);
         assert_ne!(settings("upstream = 'a:1'", &[]), from_flags);
+    }
+
+    #[test]
+    fn groups_and_pins_are_read_from_tables_or_as_flags_have_them() {
+        let flags = [
+            "--upstream=a:1",
+            "--workers=9",
+            "--worker-group=special=1",
+            "--worker-group=slow=2",
+            "--pin=192.0.2.1/32=special",
+            "--pin=2001:db8::/32=slow",
+        ];
+        let from_flags = given(&flags).merge(None).expect("flags");
+        let expected = from_flags.settings_alone().expect("flags").cluster.pins;
+        assert_eq!((expected.groups.len(), expected.rules.len()), (2, 2));
+        let head = "upstream = 'a:1'\nworkers = 9\n";
+        for groups in [
+            "worker-group = { special = 1, slow = 2 }",
+            "worker-group = ['special=1', 'slow=2']",
+            "worker-group.special = 1\nworker-group.slow = 2",
+        ] {
+            for pins in [
+                "pin = [{ from = '192.0.2.1', to = 'special' },\n\
+                 { to = 'slow', from = '2001:db8::/32' }]",
+                "pin = ['192.0.2.1=special', '2001:db8::/32=slow']",
+            ] {
+                let text = format!("{head}{groups}\n{pins}\n");
+                assert_eq!(settings(&text, &[]).cluster.pins, expected, "{text}");
+            }
+        }
+        let one = "worker-group = { a = 1 }\npin = { from = '::/0', to = 'a' }\n";
+        let one = settings(&format!("{head}{one}"), &[]).cluster.pins;
+        assert_eq!(one.rules.len(), 1);
+    }
+
+    #[test]
+    fn groups_and_pins_that_cannot_be_are_placed() {
+        let up = "upstream = 'a:1'\nworkers = 3\n";
+        for (text, start) in [
+            (
+                "worker-group = {\na = 1,\nb = 2 }",
+                "f:4: 3 workers: the worker",
+            ),
+            ("worker-group = { a = '1' }", "f:3: 'worker-group' takes"),
+            (
+                "worker-group = { a = 0 }",
+                "f:3: worker group 'a' of 0 workers",
+            ),
+            ("worker-group = { 'ä' = 1 }", "f:3: worker group 'ä'"),
+            (
+                "worker-group = { a = 1 }\nmode = 'hybrid'",
+                "f:4: mode 'hybrid'",
+            ),
+            (
+                "pin = [{ from = '::/0', to = 'a' }]",
+                "f:3: pin ::/0 to 'a'",
+            ),
+            ("pin = [{ from = '::/0' }]", "f:3: 'pin' takes a list"),
+            (
+                "pin = [{ from = '::/0', to = 'a', x = 1 }]",
+                "f:3: 'pin' takes a list",
+            ),
+            ("pin = [\n'::/0=a',\n'::1/0=a']", "f:5: network '::1/0'"),
+            ("[worker-group]\na = 1", "f:3: 'worker-group' takes"),
+        ] {
+            let text = format!("{up}{text}");
+            let error = refused(&text, &[]);
+            assert!(error.starts_with(start), "{text:?}: {error}");
+        }
     }
 
     #[test]

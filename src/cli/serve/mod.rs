@@ -43,6 +43,10 @@ Policies, for handoff and hybrid:
   round-robin     Each worker in turn, exactly.
   remote-address  The same client address always to the same worker.
 
+Worker groups, for handoff:
+  Clients that are pinned to a group go to its workers, by the policy, and everybody else to the
+  rest. In a file: worker-group = { special = 1 }, pin = [{ from = \"192.0.2.0/24\", to = \"special\" }].
+
 Signals:
   SIGTERM, SIGINT, SIGQUIT
            Take what has arrived, listen no more, finish what is open, exit 0. A second one
@@ -102,6 +106,16 @@ pub(super) struct Serve {
     /// worker's time) [default: connections].
     #[arg(long, value_name = "SIGNAL")]
     load_signal: Option<String>,
+
+    /// A group of workers for clients that are pinned to it, and for nobody else; repeat for several. In
+    /// handoff only.
+    #[arg(long, value_name = "NAME=WORKERS")]
+    worker_group: Vec<String>,
+
+    /// Clients of a network go to a worker group, and wait for it if none of it is ready; repeat for
+    /// several. The longest prefix wins.
+    #[arg(long, value_name = "NETWORK=GROUP")]
+    pin: Vec<String>,
 
     /// The part of an IPv4 address that remote-address looks at.
     #[arg(long, value_name = "BITS", default_value_t = 32)]

@@ -9,7 +9,7 @@ use crate::{
         BusConfig, BusOptions, ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint,
         HangLimits, ProxyConfig, Refusal, Settings, UpstreamTimeouts, dispatch,
     },
-    dispatch::policy::Prefixes,
+    dispatch::{pins::Pins, policy::Prefixes},
     error::{Error, Result},
     scoreboard::MAX_WORKERS,
 };
@@ -145,6 +145,10 @@ impl Serve {
             prefixes,
             load_signal,
             shadow,
+            pins: Pins {
+                groups: each(&["worker-group"], &self.worker_group)?,
+                rules: each(&["pin"], &self.pin)?,
+            },
             master_serves: self.master_serves,
             pin_cpus: self.pin_cpus,
             admin,
@@ -233,6 +237,17 @@ fn listeners_were_passed() -> bool {
 
 fn refused(settings: &'static [&'static str], index: usize, error: impl Display) -> Refusal {
     Refusal::of(settings, index, error.to_string())
+}
+
+/// Reads each value of a setting that takes several.
+fn each<T>(settings: &'static [&'static str], values: &[String]) -> Result<Vec<T>, Refusal>
+where
+    T: std::str::FromStr,
+    T::Err: Display,
+{
+    let values = values.iter().enumerate();
+    let read = |(i, text): (usize, &String)| text.parse().map_err(|e| refused(settings, i, e));
+    values.map(read).collect()
 }
 
 /// Reads a name from a fixed list, if one was given.

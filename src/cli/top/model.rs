@@ -280,6 +280,7 @@ pub(super) mod tests {
                 worker: seat.to_string(),
                 pid: Some(9000 - 7 * i32::from(seat)),
                 generation: 1,
+                group: None,
                 state: "ready".into(),
                 parked: false,
                 connections_open: 30 / share,

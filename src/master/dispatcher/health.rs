@@ -286,6 +286,7 @@ mod tests {
             signal: Default::default(),
             hang: HangLimits::default(),
             shadow: true,
+            sorter: None,
             paused: false,
         }
     }

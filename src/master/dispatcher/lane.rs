@@ -18,6 +18,7 @@ use crate::{
     conn::Conn,
     dispatch::{
         load::{BusyShare, LoadSignal},
+        pins,
         wire::MAX_BATCH,
     },
     scoreboard::{HandoffError, RowRef, claim, count::add},
@@ -38,6 +39,8 @@ pub(super) struct Held {
     pub(super) unreadable: u8,
     /// When it was sent, monotonic nanoseconds.
     pub(super) sent_at: u64,
+    /// The worker group that it is for, as far as that was looked up.
+    pub(super) group: usize,
 }
 
 impl Held {
@@ -48,6 +51,7 @@ impl Held {
             taken_back: false,
             unreadable: 0,
             sent_at: 0,
+            group: pins::REST,
         }
     }
 }

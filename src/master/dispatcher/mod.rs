@@ -1,11 +1,13 @@
 //! The dispatcher: the thread that accepts and hands over, and the control runtime's handle on it.
 //! The loop itself is in `turn`, a worker as it sees it in `lane`, what it has in the kernel's epoll set in `watch`, who is stuck in
-//! `hang` and `health`, and what other policies would have done in `shade`.
+//! `hang` and `health`, whom it may choose among in `share`, and what other policies would have done in
+//! `shade`.
 
 mod hang;
 mod health;
 mod lane;
 mod shade;
+mod share;
 mod turn;
 mod watch;
 
@@ -28,7 +30,7 @@ use self::turn::Dispatcher;
 use crate::{
     channel::Outlet,
     config::HangLimits,
-    dispatch::{decision::Recorded, load::LoadSignal, mode::Arm, policy::Prefixes},
+    dispatch::{decision::Recorded, load::LoadSignal, mode::Arm, pins::Sorter, policy::Prefixes},
     listener::Groups,
     scoreboard::{RowRef, Scoreboard},
     status::Seat,
@@ -180,7 +182,7 @@ impl DispatcherHandle {
 }
 
 /// What the dispatcher decides by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::master) struct Rules {
     pub(in crate::master) arm: Arm,
     pub(in crate::master) prefixes: Prefixes,
@@ -188,6 +190,10 @@ pub(in crate::master) struct Rules {
     pub(in crate::master) hang: HangLimits,
     /// Are shadow policies asked about every connection?
     pub(in crate::master) shadow: bool,
+    /// Who goes to which worker group; `None`: there are none. Made from the settings, and so not
+    /// carried over.
+    #[serde(skip)]
+    pub(in crate::master) sorter: Option<Arc<Sorter>>,
     /// Nothing is accepted for now.
     pub(in crate::master) paused: bool,
 }

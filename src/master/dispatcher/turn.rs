@@ -29,6 +29,7 @@ use super::{
     health::{Alert, LOOK_AT_ALL},
     lane::{Held, Lane},
     shade::Shade,
+    share::Shares,
     watch::{BELL, Spot, TIMER, Watched, Which},
 };
 use crate::{
@@ -36,6 +37,7 @@ use crate::{
     dispatch::{
         decision::{Decision, Decisions},
         mode::Mode,
+        pins::REST,
         policy::{Candidate, Picker},
         shadow::Picks,
         wire::MAX_BATCH,
@@ -72,9 +74,10 @@ pub(super) struct Dispatcher {
     bell: Arc<EventFd>,
     pub(super) reports: UnboundedSender<Report>,
     pub(super) groups: Groups,
-    board: Scoreboard,
+    pub(super) board: Scoreboard,
     pub(super) rules: Rules,
-    picker: Picker,
+    /// The pickers, and whom each may choose among.
+    pub(super) shares: Shares,
     /// What other policies would do.
     shade: Shade,
     /// What was decided last.
@@ -125,7 +128,7 @@ impl Dispatcher {
             bell,
             reports,
             groups,
-            picker: Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes),
+            shares: Shares::new(&rules),
             shade: Shade::new(&rules, &board),
             decisions: Decisions::default(),
             board,
@@ -209,7 +212,7 @@ impl Dispatcher {
         // Orphans alone owe nothing while nobody could take them: who can will ring.
         let owed = self.stopping.is_some()
             || self.lanes.iter().any(Lane::is_owed_a_look)
-            || !self.orphans.is_empty() && self.lanes.iter().any(Lane::has_room);
+            || self.could_place();
         let after = match (owed.then_some(SETTLE), self.next_look()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -256,47 +259,47 @@ impl Dispatcher {
     /// Looks at every worker as the policy will see it this turn.
     pub(super) fn refresh(&mut self, now: u64) {
         // No policy but one needs to know loads, which are read from memory that workers write.
-        let by_load = matches!(self.picker, Picker::LeastLoaded(_));
+        let by_load = matches!(self.shares.pickers[REST], Picker::LeastLoaded(_));
         let signal = self.rules.signal;
-        let mut anybody = false;
         self.candidates.clear();
         for lane in &mut self.lanes {
             let ready = lane.has_room() && !lane.is_slow(now);
-            anybody |= ready;
             self.candidates.push(Candidate {
                 seat: lane.seat.number,
                 ready,
                 load: if by_load { lane.load(signal, now) } else { 0 },
             });
         }
-        if !anybody {
-            // Slow is better than nobody.
-            for (candidate, lane) in self.candidates.iter_mut().zip(&self.lanes) {
-                candidate.ready = lane.has_room();
-            }
-        }
-        self.shade.refresh(&self.lanes, self.version, now);
+        let lanes = &self.lanes;
+        let has_room = |i: usize| lanes[i].has_room();
+        self.shares
+            .split(&self.rules, &mut self.candidates, has_room);
+        self.shade
+            .refresh(lanes, &self.shares.among, self.version, now);
     }
 
-    fn place_orphans(&mut self) {
-        while let Some(held) = self.orphans.pop_front() {
-            if held.unreadable > MAX_UNREADABLE {
-                count_error(&self.board, HandoffError::GaveUp);
-            } else if let Err(held) = self.assign(held) {
-                self.orphans.push_front(held);
-                return;
-            }
+    /// Picks a worker for a connection that was with another, unless it was with too many.
+    pub(super) fn place(&mut self, held: Held) -> Result<(), Held> {
+        if held.unreadable > MAX_UNREADABLE {
+            count_error(&self.board, HandoffError::GaveUp);
+            return Ok(());
         }
+        self.assign(held)
     }
 
     /// Picks a worker for a connection; gives it back if none is ready.
     #[inline]
     fn assign(&mut self, mut held: Held) -> Result<(), Held> {
-        let turn = self.picker.turn();
-        let Some(i) = self.picker.pick(held.conn.peer.ip(), &self.candidates) else {
+        let peer = held.conn.peer.ip();
+        let (group, share) = self.share_of(peer);
+        held.group = group;
+        let (first, among) = (share.start, &self.candidates[share]);
+        let picker = &mut self.shares.pickers[group];
+        let turn = picker.turn();
+        let Some(chosen) = picker.pick(peer, among) else {
             return Err(held);
         };
-        held.conn.shadows = self.shade.pick(held.conn.peer, &self.candidates, i);
+        held.conn.shadows = self.shade.pick(group, held.conn.peer, among, chosen);
         let decision = Decision {
             at: held.conn.accepted_at,
             peer: held.conn.peer,
@@ -306,10 +309,12 @@ impl Dispatcher {
             signal: self.rules.signal,
             again: held.taken_back,
             turn,
-            chosen: i,
+            chosen,
             shadows: held.conn.shadows,
+            sorter: self.rules.sorter.clone(),
         };
-        self.decisions.record(decision, &self.candidates);
+        self.decisions.record(decision, among);
+        let i = first + chosen;
         if held.taken_back {
             add(&self.board.dispatcher().redispatched, 1);
         }
@@ -319,8 +324,9 @@ impl Dispatcher {
         Ok(())
     }
 
-    fn anybody_ready(&self) -> bool {
-        self.candidates.iter().any(|c| c.ready)
+    /// Is there somebody for a connection that comes now, or can it wait?
+    fn may_accept(&self) -> bool {
+        self.candidates.iter().any(|c| c.ready) && !self.is_crowded()
     }
 
     /// Accepts from one listener until nobody waits, no worker is ready, or the turn is long enough.
@@ -330,7 +336,7 @@ impl Dispatcher {
             return Ok(());
         };
         for _ in 0..(waiting(listener)? as usize).min(TURN) {
-            if !self.anybody_ready() {
+            if !self.may_accept() {
                 break;
             }
             match accept(listener) {
@@ -345,7 +351,7 @@ impl Dispatcher {
                         accepted_at: monotonic_ns(),
                     };
                     if let Err(held) = self.assign(Held::new(conn)) {
-                        self.orphans.push_back(held);
+                        self.let_wait(held);
                     }
                 }
                 Err(error) => match classify(&error) {
@@ -446,8 +452,9 @@ impl Dispatcher {
     }
 
     pub(super) fn go_by(&mut self, rules: Rules) {
-        if (rules.arm, rules.prefixes) != (self.rules.arm, self.rules.prefixes) {
-            self.picker = Picker::new(rules.arm.policy().unwrap_or_default(), rules.prefixes);
+        let same_picks = (rules.arm, rules.prefixes) == (self.rules.arm, self.rules.prefixes);
+        if !same_picks || rules.sorter != self.rules.sorter {
+            self.shares = Shares::new(&rules);
         }
         for lane in &mut self.lanes {
             lane.vigil.judge_by(rules.hang.after);
@@ -514,7 +521,10 @@ impl Dispatcher {
             self.lanes.extend(lanes);
             self.version += 1;
         }
-        self.abandoned || self.stopping.is_some() && (self.lanes.is_empty() || settled)
+        let claimed = !self.lanes.iter().any(Lane::is_outstanding);
+        self.abandoned
+            || self.stopping.is_some()
+                && (self.lanes.is_empty() || settled || claimed && self.waits_in_vain())
     }
 }
 

@@ -84,7 +84,8 @@ impl Dispatcher {
         let open = self.resting_until.is_none()
             && self.freezing.is_none()
             && !self.rules.paused
-            && self.lanes.iter().any(|lane| lane.has_room());
+            && self.lanes.iter().any(|lane| lane.has_room())
+            && !self.is_crowded();
         if self.watched.chosen_for == Some((self.version, open)) {
             return Ok(());
         }

@@ -170,14 +170,14 @@ impl Supervisor {
             Verb::Mode { mode, policy } => {
                 let arm =
                     Arm::new(mode, policy).map_err(|error| Error::usage(error.to_string()))?;
-                let rules = self.state.borrow().rules;
+                let rules = self.state.borrow().rules.clone();
                 self.switch(super::dispatcher::Rules { arm, ..rules })
                     .await?;
                 Ok(format!("mode {arm}"))
             }
             Verb::Pause | Verb::Resume => {
                 let paused = verb == Verb::Pause;
-                let rules = self.state.borrow().rules;
+                let rules = self.state.borrow().rules.clone();
                 self.switch(super::dispatcher::Rules { paused, ..rules })
                     .await?;
                 Ok(match paused {

@@ -60,9 +60,11 @@ impl Supervisor {
             rules_of(&state.settings, state.rules.paused)
         };
         if self.state.borrow().rules != rules {
-            let arm = self.state.borrow().rules.arm;
-            self.switch(rules).await?;
-            done.push(match rules.arm == arm {
+            let before = self.state.borrow().rules.clone();
+            self.switch(rules.clone()).await?;
+            let regrouped = rules.sorter != before.sorter;
+            done.push(match rules.arm == before.arm {
+                true if regrouped => "other worker groups or pins".to_owned(),
                 true => "other limits for dispatching".to_owned(),
                 false => format!("mode {}", rules.arm),
             });

@@ -31,6 +31,11 @@ impl Supervisor {
                 "{count} workers: --max-workers admits {most}"
             )));
         }
+        self.state
+            .borrow()
+            .settings
+            .cluster
+            .check_groups_of(count)?;
         self.try_scale(count, teller)
             .await
             .map_err(|error| Error::failed(format!("{error}; nothing has changed")))

@@ -5,28 +5,32 @@
 //! which looks after every listener that workers do not.
 
 use crate::{
-    dispatch::mode::Mode,
+    dispatch::mode::{Arm, Mode},
     error::Result,
     master::{dispatcher::Rules, supervisor::Supervisor},
 };
 
 impl Supervisor {
+    /// Can every listener dispatch by `arm`, and does it go with the worker groups that there are?
+    pub(super) fn allows(&self, arm: Arm) -> Result<()> {
+        let state = self.state.borrow();
+        state.settings.cluster.check_groups_in(arm.mode())?;
+        let mut groups = state.groups.iter().flatten();
+        groups.try_for_each(|group| group.allows(arm.mode()))
+    }
+
     /// Dispatches by `rules` from now on.
     pub(super) async fn switch(&self, rules: Rules) -> Result<()> {
-        let dispatcher = {
-            let state = self.state.borrow();
-            for group in state.groups.iter().flatten() {
-                group.allows(rules.arm.mode())?;
-            }
-            state.dispatcher.clone()
-        };
-        self.state.borrow_mut().rules = rules;
+        self.allows(rules.arm)?;
+        let dispatcher = self.state.borrow().dispatcher.clone();
+        self.state.borrow_mut().rules = rules.clone();
         {
             let mut status = self.status.lock();
             if status.arm != rules.arm {
                 status.switch(rules.arm);
             }
             status.paused = rules.paused;
+            status.sorter = rules.sorter.clone();
         }
         // Whoever accepts next is there before the one before leaves.
         if rules.arm.mode() == Mode::Handoff || rules.paused {

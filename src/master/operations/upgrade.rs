@@ -249,7 +249,7 @@ impl Supervisor {
         let dispatcher = dispatcher::start(
             state.groups.clone(),
             self.board.clone(),
-            state.rules,
+            state.rules.clone(),
             recruits,
             self.reports.clone(),
         )
@@ -361,6 +361,7 @@ impl Supervisor {
         Inheritance {
             seat: 0,
             generation: 1,
+            group: None,
             row,
             core: None,
             doors: Doors {
@@ -469,7 +470,7 @@ impl Supervisor {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").into(),
             settings: state.settings.clone(),
-            rules: state.rules,
+            rules: state.rules.clone(),
             board: packer.put(&self.board)?,
             status: self.status.copy()?,
             groups,
@@ -656,7 +657,9 @@ fn unpack(luggage: &Luggage, carried: Carried) -> io::Result<Holdings> {
         Some((listener, lock, path)) => Some(Bound::from_parts(take(listener)?, take(lock)?, path)),
         None => None,
     };
+    let sorter = carried.settings.cluster.sorter().map(Arc::new);
     let status = Status::resume(board.clone(), serde_json::from_value(carried.status)?);
+    status.lock().sorter = sorter.clone();
     // Last of all: a hub that has begun to listen cannot be taken back.
     let carried_bus = match carried.bus {
         Some(CarriedBus {
@@ -694,7 +697,10 @@ fn unpack(luggage: &Luggage, carried: Carried) -> io::Result<Holdings> {
         groups,
         listening,
         settings: carried.settings,
-        rules: carried.rules,
+        rules: Rules {
+            sorter,
+            ..carried.rules
+        },
         admin,
         control,
         resumed: Some(ResumedProcesses {

@@ -25,7 +25,6 @@ use super::Teller;
 use crate::{
     compare::{Circumstances, Comparison, Ending, Report},
     control::{Asked, ComparePlan, Line},
-    dispatch::mode::Arm,
     error::{Error, Result},
     master::{dispatcher::Rules, supervisor::Supervisor},
     notice,
@@ -70,7 +69,7 @@ impl Supervisor {
         plan: ComparePlan,
         teller: &Teller,
     ) -> Result<String> {
-        let before = self.state.borrow().rules;
+        let before = self.state.borrow().rules.clone();
         if before.paused {
             return Err(Error::usage(
                 "nothing is accepted now, so there is nothing to compare: 'pointsman ctl resume' first",
@@ -85,7 +84,7 @@ impl Supervisor {
         self.state.borrow_mut().comparing = Some(halt.clone());
         let course = Rc::new(Course {
             design,
-            before,
+            before: before.clone(),
             began: Instant::now(),
             halt,
             teller: teller.clone(),
@@ -101,12 +100,12 @@ impl Supervisor {
                 "it panicked, which is our fault: please report it",
             ))
         });
+        let arm = before.arm;
         let back = self.put_back(before).await;
         let outcome = self.conclude(&course, end).await;
         if self.status.lock().stopping {
             return outcome;
         }
-        let arm = before.arm;
         match (back, outcome) {
             (Ok(()), Ok(text)) => Ok(format!("{text}; mode {arm} as before")),
             (Ok(()), Err(error)) => Err(Error::failed(format!("{error}; mode {arm} is back"))),
@@ -142,13 +141,6 @@ impl Supervisor {
             let text = format!("the comparison has ended; mode {arm}");
             teller.tell(Line::Done { text });
         });
-    }
-
-    /// Can every listener dispatch by `arm`?
-    fn allows(&self, arm: Arm) -> Result<()> {
-        let state = self.state.borrow();
-        let mut groups = state.groups.iter().flatten();
-        groups.try_for_each(|group| group.allows(arm.mode()))
     }
 
     /// Measures block after block.
@@ -197,7 +189,7 @@ impl Supervisor {
         if self.state.borrow().rules.arm != dispatch {
             let rules = Rules {
                 arm: dispatch,
-                ..course.before
+                ..course.before.clone()
             };
             self.switch(rules).await?;
         }
