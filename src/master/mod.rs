@@ -165,6 +165,10 @@ pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
             control = Bound::open(&config.control)?;
         }
     }
+    if let Some(options) = &config.bus.nats {
+        // As whom they are read again at each connect.
+        hub::nats::check(options)?;
+    }
     let hub = start_hub(config, None)?;
     let board = Scoreboard::create()
         .map_err(|error| Error::runtime("cannot make the scoreboard in shared memory", error))?;

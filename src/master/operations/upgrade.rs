@@ -419,6 +419,7 @@ impl Supervisor {
                 Whose::Process(number) => _ = lines.insert(number, link),
                 Whose::Below(process) => bus.below.push((process, packer.put(link.line)?)),
                 Whose::Above => bus.above = Some(packer.put(link.line)?),
+                Whose::Met(_) => {}
             }
         }
         let mut processes = Vec::new();
