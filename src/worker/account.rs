@@ -95,7 +95,7 @@ impl Ledger {
 /// The account of one connection. The last owner to let go of it counts the close: the socket is one
 /// of them, so a tunnel that outlives its HTTP connection is still counted as open.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(crate) struct Account {
     ledger: Arc<Ledger>,
     listener: u8,
     arm: Arm,

@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::{
         channel::handover_line,
-        conn::Conn,
+        conn::Accepted,
         dispatch::{
             mode::Arm,
             pins::{Pins, Sorter},
@@ -230,7 +230,7 @@ mod tests {
 
     fn held(client: [u8; 4]) -> Held {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        Held::new(Conn {
+        Held::new(Accepted {
             socket: OwnedFd::from(listener),
             peer: SocketAddr::from((client, 1000)),
             listener: 0,
