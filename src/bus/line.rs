@@ -57,11 +57,6 @@ impl Line {
         })
     }
 
-    /// Gives the descriptor back, for another runtime or binary.
-    pub(crate) fn into_socket(self) -> OwnedFd {
-        self.socket.into_inner()
-    }
-
     /// Another descriptor of the same end.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use super::{
     tally::{self, Tally},
 };
 use crate::{
-    bus::{Departure, MasterId, Peer, ProcessId, Role, control::Ask, line},
+    bus::{Departure, MasterId, ProcessId, Role, control::Ask, line},
     scoreboard::RowRef,
 };
 
@@ -65,8 +65,6 @@ pub(super) enum Order {
     Ready(u32),
     /// It has ended.
     Leave(u32, Departure),
-    /// Who is there?
-    Peers(oneshot::Sender<Vec<Peer>>),
     /// Pass on what waits, for so long at the most, and then touch no line: another binary is about to
     /// take them over. Answered when that is so.
     Freeze(Duration, oneshot::Sender<()>),
@@ -224,16 +222,6 @@ impl HubHandle {
             wishes: None,
         });
         Ok(theirs)
-    }
-
-    /// Who is on the bus; nobody, if the hub has ended.
-    pub(crate) async fn peers(&self) -> Vec<Peer> {
-        let (done, answer) = oneshot::channel();
-        self.order(Order::Peers(done));
-        match timeout(ANSWER, answer).await {
-            Ok(Ok(peers)) => peers,
-            _ => Vec::new(),
-        }
     }
 
     /// Passes on what waits for processes, for up to `limit`, and touches no line from then on. What

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     bus::{
-        Departure, MasterId, Peer, ProcessId,
+        Departure, MasterId, ProcessId,
         frame::{MAX_PACKET, Malformed},
         line::{self, Line},
         queue::Queue,
@@ -242,11 +242,6 @@ impl Hub {
             self.close(port);
         }
         self.flush();
-    }
-
-    /// Everybody on the bus.
-    pub(super) fn peers(&self) -> Vec<Peer> {
-        self.core.borrow().peers(&self.rows)
     }
 
     /// Reads nothing more, sends what waits for up to `limit`, and then sends nothing more. What still

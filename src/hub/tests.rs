@@ -58,7 +58,6 @@ fn a_hub_that_panics_closes_the_bus_and_nothing_else() {
         assert!(late.id().await.is_err());
         hub.ready(a);
         hub.leave(a, Departure::Exit(0));
-        assert!(hub.peers().await.is_empty());
         hub.freeze(Duration::from_secs(600)).await;
         assert!(hub.pack().links.is_empty());
         // The thread says so when it has put everything away.

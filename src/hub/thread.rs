@@ -161,7 +161,6 @@ async fn obey(hub: &Rc<Hub>, mut inbox: UnboundedReceiver<Order>) -> io::Result<
             Some(Order::Join(arrival)) => hub.join(arrival),
             Some(Order::Ready(number)) => hub.ready(number),
             Some(Order::Leave(number, why)) => hub.leave(number, why),
-            Some(Order::Peers(done)) => _ = done.send(hub.peers()),
             Some(Order::Freeze(limit, done)) => {
                 hub.freeze(limit).await;
                 let _ = done.send(());
