@@ -181,11 +181,6 @@ impl Incoming {
         after
     }
 
-    /// Is there no bus any more?
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed
-    }
-
     /// Is no answer outstanding?
     #[cfg(test)]
     pub(super) fn waits_for_nothing(&self) -> bool {

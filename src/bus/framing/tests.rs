@@ -102,9 +102,10 @@ async fn the_bytes_are_those_that_other_programs_write() {
         .await
         .expect("sent");
     framed.send(&1).await.expect("sent");
-    let mut bytes = vec![0; 22];
+    let expected = b"\x00{\"a\":\"\xc3\xbf\\u0000\"}\xff\x001\xff";
+    let mut bytes = vec![0; expected.len()];
     other.read_exact(&mut bytes).await.expect("open");
-    assert_eq!(bytes, b"\x00{\"a\":\"\xc3\xbf\\u0000\"}\xff\x001\xff");
+    assert_eq!(bytes, expected);
     other
         .write_all(b"\x00[1, 2]\xff\x00null\xff")
         .await
