@@ -6,7 +6,8 @@
 //! `GET /comparison` answer with a [`StatusReport`], a [`WorkersReport`], a [`LiveReport`], a
 //! [`DecisionsReport`] and a [`Report`](crate::compare::Report). Every other verb is a `POST /<verb>` whose body is a JSON object with the
 //! fields of that [`Verb`] (or nothing), and the answer a stream of [`Line`]s, one JSON object per
-//! line, the last of them [`Line::Done`] or [`Line::Failed`].
+//! line, the last of them [`Line::Done`] or [`Line::Failed`]. `/bus` and what is below it is for those
+//! who want to be on the bus: see [`bus`].
 
 pub(crate) mod bus;
 pub(crate) mod client;
