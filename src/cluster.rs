@@ -11,7 +11,8 @@ use std::{
 use crate::{
     bus::{Departure, Overflow},
     config::{
-        self, BusOverflow, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen, Settings,
+        self, BusOptions, BusOverflow, ClusterConfig, ConnectionTimeouts, ControlSocket, Listen,
+        Settings,
     },
     dispatch::{
         load::LoadSignal,
@@ -338,6 +339,12 @@ impl Cluster {
             Overflow::Cut => BusOverflow::Cut,
             Overflow::LoseOldest => BusOverflow::LoseOldest,
         };
+        self
+    }
+
+    /// Meets other masters, so that their processes are on one bus.
+    pub fn bus(mut self, options: BusOptions) -> Self {
+        self.config.bus.nats = Some(options);
         self
     }
 

@@ -134,7 +134,7 @@ pub use self::hub::Workbench as HubWorkbench;
 
 pub use self::{
     cluster::{Cluster, is_worker},
-    config::ConnectionTimeouts,
+    config::{BusOptions, ConnectionTimeouts},
     dispatch::{
         load::LoadSignal,
         mode::{Arm, Mode},

@@ -116,7 +116,14 @@ impl Line {
         // Empty vectors allocate nothing.
         let mut descriptors = Vec::new();
         let received = self.socket.try_io(Interest::READABLE, |socket| {
-            fdpass::receive(socket.as_fd(), buffer, &mut descriptors)
+            match fdpass::receive(socket.as_fd(), buffer, &mut descriptors) {
+                // The other end was closed with something unread in it, which is said once, before what
+                // it had sent.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    fdpass::receive(socket.as_fd(), buffer, &mut descriptors)
+                }
+                received => received,
+            }
         });
         match received {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Arrival::Empty,

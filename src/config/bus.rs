@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Refusal;
+use super::{BusOptions, Refusal};
 
 /// The least that may wait for one process, in bytes: a few of the largest messages.
 const LEAST_QUEUE: u64 = 256 * 1024;
@@ -21,6 +21,8 @@ pub struct BusConfig {
     pub queue: u64,
     /// What becomes of a process for which more waits than that.
     pub overflow: BusOverflow,
+    /// How it meets other masters; `None`: not at all.
+    pub nats: Option<BusOptions>,
 }
 
 /// What becomes of a process on the bus that is too slow.
@@ -39,6 +41,7 @@ impl Default for BusConfig {
             node: None,
             queue: 4 * 1024 * 1024,
             overflow: BusOverflow::default(),
+            nats: None,
         }
     }
 }
@@ -70,7 +73,7 @@ impl BusConfig {
                 ),
             ));
         }
-        Ok(())
+        self.nats.as_ref().map_or(Ok(()), BusOptions::check)
     }
 
     /// What this machine is called on the bus.

@@ -5,6 +5,7 @@
 
 mod bus;
 mod endpoint;
+mod nats;
 mod pins;
 mod refusal;
 mod reload;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     bus::{BusConfig, BusOverflow},
     endpoint::{Address, Endpoint},
+    nats::{BusOptions, USUAL_PREFIX},
     refusal::Refusal,
 };
 use crate::{
@@ -611,6 +613,7 @@ mod tests {
                     node: Some("web-1".into()),
                     queue: 1024 * 1024,
                     overflow: BusOverflow::Cut,
+                    nats: Some(BusOptions::nats("nats://a").token_file("/t")),
                 },
             },
             application: "{\"a\": 1}".into(),

@@ -15,6 +15,7 @@ impl ClusterConfig {
             ("node", self.bus.node != new.bus.node),
             ("bus-queue", self.bus.queue != new.bus.queue),
             ("bus-overflow", self.bus.overflow != new.bus.overflow),
+            ("bus", self.bus.nats != new.bus.nats),
         ];
         for (setting, changed) in fixed {
             if changed {
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
     use crate::{
         Arm, LoadSignal, Mode,
-        config::{BusOverflow, ControlSocket, HangLimits},
+        config::{BusOptions, BusOverflow, ControlSocket, HangLimits},
     };
 
     fn changed(change: impl FnOnce(&mut ClusterConfig)) -> ClusterConfig {
@@ -99,6 +100,8 @@ mod tests {
             "'bus-overflow'",
             changed(|c| c.bus.overflow = BusOverflow::Cut),
         );
+        let nats = Some(BusOptions::nats("nats://a"));
+        refused("'bus'", changed(|c| c.bus.nats = nats));
         refused(
             "systemd:api cannot be added",
             changed(|c| c.listen.push(Listen::Passed("api".into()))),

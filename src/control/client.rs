@@ -15,7 +15,8 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::Incoming,
     client::conn::http1,
-    header::{CONTENT_TYPE, HOST},
+    header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE},
+    upgrade::{self, Upgraded},
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -342,6 +343,53 @@ async fn request(
     Ok((master, sender.send_request(request).await.ok()))
 }
 
+/// Asks the master at `path` to go on with `protocol` instead of HTTP, and returns the connection.
+///
+/// # Errors
+/// Nobody is there, or does not answer, or may not be asked, or will not.
+pub(super) async fn upgraded(
+    path: &Path,
+    target: &str,
+    protocol: &'static str,
+) -> Result<TokioIo<Upgraded>> {
+    let exchange = async {
+        let stream = connect(path).await?;
+        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|_| lost(path))?;
+        tokio::spawn(connection.with_upgrades());
+        let request = Request::builder()
+            .uri(target)
+            .header(HOST, "pointsman")
+            .header(CONNECTION, "upgrade")
+            .header(UPGRADE, protocol)
+            .body(Full::new(Bytes::new()))
+            .expect("its parts are constants");
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|_| lost(path))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let upgraded = upgrade::on(response).await.map_err(|_| lost(path))?;
+            return Ok(TokioIo::new(upgraded));
+        }
+        Err(refusal(path, response).await)
+    };
+    match timeout(READY_ANSWER, exchange).await {
+        Ok(result) => result,
+        Err(_) => Err(silent(&path.display())),
+    }
+}
+
+/// Why a master will not, in its own words.
+async fn refusal(path: &Path, response: Response<Incoming>) -> Error {
+    let body = Limited::new(response.into_body(), LARGEST_REPORT).collect();
+    let Ok(body) = body.await else {
+        return lost(path);
+    };
+    match serde_json::from_slice(&body.to_bytes()) {
+        Ok(Line::Failed { error, .. }) => Error::failed(error),
+        _ => foreign(path),
+    }
+}
+
 async fn connect(path: &Path) -> Result<UnixStream> {
     check_length(path)?;
     let begun = Instant::now();
@@ -389,14 +437,14 @@ fn silent(path: &dyn std::fmt::Display) -> Error {
     ))
 }
 
-fn lost(path: &Path) -> Error {
+pub(super) fn lost(path: &Path) -> Error {
     Error::failed(format!(
         "the master at {} went away before it had answered; its log says why",
         path.display()
     ))
 }
 
-fn foreign(path: &Path) -> Error {
+pub(super) fn foreign(path: &Path) -> Error {
     Error::failed(format!(
         "what answers at {} is no master of this kind, or of another version",
         path.display()

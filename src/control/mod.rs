@@ -8,6 +8,7 @@
 //! fields of that [`Verb`] (or nothing), and the answer a stream of [`Line`]s, one JSON object per
 //! line, the last of them [`Line::Done`] or [`Line::Failed`].
 
+pub(crate) mod bus;
 pub(crate) mod client;
 pub(crate) mod path;
 mod plan;

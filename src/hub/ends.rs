@@ -291,18 +291,16 @@ async fn requests_calls_and_functions_find_whom_they_are_for() {
             .expect("answered")
             .is_empty()
     );
-    let run = |a, b| {
-        asker
-            .run_in_node::<(i32, i32), i32>(other_id, "add", &(a, b), LONG)
-            .await
+    let run = async |a: i32, b: i32| {
+        within(asker.run_in_node::<(i32, i32), i32>(other_id, "add", &(a, b), LONG)).await
     };
-    assert_eq!(within(run(1, 2)).await.expect("run"), 3);
-    let failed = within(run(i32::MAX, 1)).await.expect_err("too much");
+    assert_eq!(run(1, 2).await.expect("run"), 3);
+    let failed = run(i32::MAX, 1).await.expect_err("too much");
     assert!(matches!(&failed, BusError::Failed(Failure::Refused, text) if text == "too much"));
     let fallen = asker.run_in_node::<(), ()>(other_id, "fall", &(), LONG);
     let fallen = within(fallen).await.expect_err("it panics");
     assert!(matches!(&fallen, BusError::Failed(Failure::Refused, text) if text.contains("over")));
-    assert_eq!(within(run(3, 4)).await.expect("it goes on"), 7);
+    assert_eq!(run(3, 4).await.expect("it goes on"), 7);
     for (to, topic, expected) in [
         (To::Worker(7), "double", Failure::Unroutable),
         (To::from(other_id), "triple", Failure::NoListener),

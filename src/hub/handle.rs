@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{
     core::Counters,
+    nats,
     tally::{self, Tally},
 };
 use crate::{
@@ -38,6 +39,7 @@ pub(crate) struct HubHandle {
     pub(super) next: Arc<AtomicU32>,
     pub(super) orders: UnboundedSender<Order>,
     pub(super) counters: Arc<Counters>,
+    pub(super) nats: Arc<nats::Counters>,
     pub(super) alive: Arc<AtomicBool>,
 }
 
@@ -86,6 +88,8 @@ pub(crate) enum Whose {
     Below(ProcessId),
     /// The hub's of the master above.
     Above,
+    /// The hub's of a master that was met on NATS.
+    Met(MasterId),
 }
 
 /// The hub's ends of its lines, duplicated, each with what its process has asked for, and how many
@@ -123,6 +127,11 @@ impl HubHandle {
     /// What the hub has counted.
     pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// What has been counted on the way through NATS.
+    pub(crate) fn nats(&self) -> &Arc<nats::Counters> {
+        &self.nats
     }
 
     /// Does the hub still go on?
@@ -248,6 +257,7 @@ impl HubHandle {
         self.order(Order::Lines(done));
         let (links, waiting) = answer.recv_timeout(ANSWER).unwrap_or_default();
         let mut tally = tally::tally(&self.counters);
+        tally.extend(self.nats.tally());
         *tally.entry(tally::LOST_WITH_THE_LINE.into()).or_default() += waiting;
         Carried {
             me: self.me,

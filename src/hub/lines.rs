@@ -82,7 +82,6 @@ pub(super) enum Way {
     /// Through a line.
     Line(Line),
     /// In some other way.
-    #[allow(dead_code, reason = "for hubs that are met elsewhere")]
     Gateway(Rc<dyn Gateway>),
 }
 
@@ -113,7 +112,7 @@ impl Loads for Rows {
 }
 
 /// Held by every task: one that panics ends the hub, which may be in the midst of anything.
-struct Fuse(Rc<Hub>);
+pub(super) struct Fuse(pub(super) Rc<Hub>);
 
 impl Drop for Fuse {
     fn drop(&mut self) {
@@ -288,7 +287,7 @@ impl Hub {
                 line: line.duplicate().ok()?,
                 wishes: match port.whose {
                     Whose::Process(number) => core.wishes(number),
-                    Whose::Below(_) | Whose::Above => Vec::new(),
+                    Whose::Below(_) | Whose::Above | Whose::Met(_) => Vec::new(),
                 },
             }),
             Way::Gateway(_) => None,
@@ -312,14 +311,17 @@ impl Hub {
     ///
     /// # Errors
     /// It is none. The port is closed.
-    #[allow(dead_code, reason = "for hubs that are met elsewhere")]
     pub(super) fn arrived(self: &Rc<Self>, id: PortId, packet: &[u8]) -> Result<(), Malformed> {
         let now = monotonic_ns();
         let taken = {
             let mut core = self.core.borrow_mut();
             core.receive(id, packet, None, now, &self.rows)
         };
-        if taken.is_err() {
+        if let Err(why) = taken {
+            let port = self.ports.borrow().get(&id).cloned();
+            if let Some(port) = port {
+                self.say_cut(&port, why);
+            }
             self.close(id);
         }
         self.flush();
@@ -327,7 +329,6 @@ impl Hub {
     }
 
     /// A hub is a neighbour from now on, by a way that is no line.
-    #[allow(dead_code, reason = "for hubs that are met elsewhere")]
     pub(super) fn link(
         self: &Rc<Self>,
         link: HubLink,
@@ -339,6 +340,30 @@ impl Hub {
         self.ports.borrow_mut().insert(port, Rc::new(new));
         self.flush();
         port
+    }
+
+    /// The version of what this hub says of its own processes.
+    pub(super) fn version(&self) -> u64 {
+        self.core.borrow().version()
+    }
+
+    /// A master says that its facts have this version: it is asked for what was missed.
+    pub(super) fn heard(self: &Rc<Self>, id: PortId, master: MasterId, version: u64) {
+        self.core.borrow_mut().heard(id, master, version);
+        self.flush();
+    }
+
+    /// Open connections of our own processes, by number.
+    pub(super) fn loads(&self) -> Vec<(u32, u64)> {
+        let rows = self.rows.0.borrow();
+        rows.iter()
+            .map(|(number, row)| (*number, row.open()))
+            .collect()
+    }
+
+    /// Open connections of another master's processes, by number, as it says.
+    pub(super) fn note_loads(&self, master: MasterId, loads: impl Iterator<Item = (u32, u64)>) {
+        self.core.borrow_mut().note_loads(master, loads);
     }
 
     /// This port's line is closed.
@@ -472,6 +497,9 @@ impl Hub {
             )),
             Whose::Above => notice(format_args!(
                 "cut off from the bus of the master above: it sent {why}"
+            )),
+            Whose::Met(master) => notice(format_args!(
+                "master {master}, met on NATS, is not listened to until it beats again: it sent {why}"
             )),
         }
     }

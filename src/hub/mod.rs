@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | `core` | who gets what; pure |
 //! | `lines` | the lines to processes and other hubs, and what goes through them |
+//! | `nats` | the way to masters that were met on NATS |
 //! | `thread` | the thread: orders, and its end |
 //! | `tally` | what the hub has counted, carried on |
 //! | `handle` | what the rest of the master asks of the hub |
@@ -17,14 +18,17 @@ pub(crate) mod core;
 mod ends;
 mod handle;
 mod lines;
+pub(crate) mod nats;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod thread;
 
+#[doc(hidden)]
+pub use self::core::Workbench;
 pub(crate) use self::{
     core::{FAILURES, Lost},
     handle::{Carried, CarriedLine, HubHandle, Whose},
     tally::Tally,
     thread::{Plan, start},
 };
-#[doc(hidden)]
-pub use self::core::Workbench;

@@ -17,12 +17,14 @@ use std::{
 use tokio::{
     runtime::{Builder, LocalOptions, LocalRuntime},
     sync::mpsc::{self, UnboundedReceiver},
+    task::spawn_local,
 };
 
 use super::{
     core::{Core, Counters, HubLink, Limits, Overflow},
     handle::{Carried, HubHandle, Order, Whose},
     lines::Hub,
+    nats,
     tally::{self, Tally},
 };
 use crate::{
@@ -58,22 +60,27 @@ pub(crate) fn start(plan: Plan) -> io::Result<HubHandle> {
         None => (draw()?, 1, Tally::new(), Vec::new()),
     };
     let links = links.into_iter().map(|link| (link.whose, link.line));
-    let links = links.chain(above.map(|line| (Whose::Above, line))).collect();
+    let links = links
+        .chain(above.map(|line| (Whose::Above, line)))
+        .collect();
     let (orders, inbox) = mpsc::unbounded_channel();
     let handle = HubHandle {
         me,
         next: Arc::new(AtomicU32::new(next)),
         orders,
         counters: Arc::default(),
+        nats: Arc::default(),
         alive: Arc::new(AtomicBool::new(true)),
     };
     tally::resume(&handle.counters, &tally);
+    handle.nats.resume(&tally);
     let (counters, alive) = (handle.counters.clone(), handle.alive.clone());
+    let nats = handle.nats.clone();
     thread::Builder::new().name("hub".into()).spawn(move || {
         // They are for the main thread, which may hand them on to another binary.
         hold_signals();
         let ended = catch_unwind(AssertUnwindSafe(|| {
-            run(me, next, &config, counters, links, resumes, inbox)
+            run(me, next, &config, (counters, nats), links, resumes, inbox)
         }));
         alive.store(false, Relaxed);
         let why = match ended {
@@ -92,7 +99,7 @@ fn run(
     me: MasterId,
     next: u32,
     config: &BusConfig,
-    counters: Arc<Counters>,
+    (counters, nats): (Arc<Counters>, Arc<nats::Counters>),
     links: Vec<(Whose, OwnedFd)>,
     resumes: bool,
     inbox: UnboundedReceiver<Order>,
@@ -114,12 +121,28 @@ fn run(
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
         let hub = Hub::new(me, core, counters, resumes);
+        let has_above = links.iter().any(|(whose, _)| *whose == Whose::Above);
         for (whose, line) in links {
             match whose {
                 Whose::Below(process) => hub.link_line(HubLink::Below(process), whose, line),
                 Whose::Above => hub.link_line(HubLink::Above, whose, line),
-                Whose::Process(_) => {}
+                Whose::Process(_) | Whose::Met(_) => {}
             }
+        }
+        match &config.nats {
+            // It is for the one at the top to meet others, or they would meet twice.
+            Some(_) if has_above => notice(format_args!(
+                "'bus' is not used here: the master above is the one that meets others on NATS"
+            )),
+            Some(options) => {
+                let meet = nats::meet(hub.clone(), me, options.clone(), nats);
+                spawn_local(async {
+                    if let Err(error) = meet.await {
+                        notice(format_args!("bus: NATS cannot be used: {error}"));
+                    }
+                });
+            }
+            None => {}
         }
         obey(&hub, inbox).await
     })

@@ -28,11 +28,15 @@ use tokio::{
     time::timeout,
 };
 
-use super::places::attend_each;
+use super::{
+    guests::{Farewell, Guests, Refused},
+    places::attend_each,
+};
 use crate::{
     compare,
     control::{
         Asked, DecisionsReport, EXEC_LINE, Line, LiveReport, StatusReport, Verb, WorkersReport,
+        bus::{self, Event},
     },
     dispatch::decision::KEPT,
 };
@@ -72,41 +76,48 @@ struct Desk {
     reports: Rc<dyn Reports>,
     explain: Explain,
     ask: mpsc::UnboundedSender<Asked>,
+    guests: Guests,
     /// The user as whom the master runs.
     own_uid: u32,
 }
 
 /// A control socket that is being answered.
-#[derive(Debug)]
 pub(super) struct Server {
     accepting: JoinHandle<()>,
     places: Arc<Semaphore>,
+    guests: Guests,
 }
 
 impl Server {
-    /// Takes no more connections, and waits until the answers under way have been written, but no
-    /// longer than `limit`: to be called before the process ends or becomes another, or the last
+    /// Takes no more connections, sends the guests away, and waits until the answers under way have been
+    /// written, but no longer than `limit`: to be called before the process ends or becomes another, or the last
     /// line of an answer would be lost. Answers are under way until the supervisor has sent their last
     /// line or dropped their sender.
     pub(super) async fn finish(self, limit: Duration) {
         self.accepting.abort();
-        let all = self.places.acquire_many(MAX_CONNECTIONS as u32);
+        self.guests.dismiss(Farewell::End);
+        let all = async {
+            let _ = self.places.acquire_many(MAX_CONNECTIONS as u32).await;
+            self.guests.gone().await;
+        };
         let _ = timeout(limit, all).await;
     }
 }
 
 /// Answers on `listener`, in tasks of this thread, from `reports`, by `explain` and by what the receiver of
-/// `ask` says.
+/// `ask` says. Who wants to be on the bus is one of `guests`.
 pub(super) fn serve(
     listener: UnixListener,
     reports: Rc<dyn Reports>,
     explain: Explain,
     ask: mpsc::UnboundedSender<Asked>,
+    guests: Guests,
 ) -> Server {
     let desk = Rc::new(Desk {
         reports,
         explain,
         ask,
+        guests: guests.clone(),
         own_uid: nix::unistd::geteuid().as_raw(),
     });
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -118,7 +129,11 @@ pub(super) fn serve(
             async move { desk.attend(stream).await }
         },
     ));
-    Server { accepting, places }
+    Server {
+        accepting,
+        places,
+        guests,
+    }
 }
 
 /// May a process of `uid` tell a master of `own` what to do? The socket's mode says so already; this
@@ -138,12 +153,13 @@ impl Desk {
             },
             Err(_) => "somebody unknown".into(),
         };
+        let pid = peer.as_ref().ok().and_then(|peer| peer.pid()).unwrap_or(0);
         let allowed = peer.is_ok_and(|peer| is_allowed(peer.uid(), self.own_uid));
         let service = service_fn(|request| {
             let by = by.clone();
             async move {
                 let answer = if allowed {
-                    self.answer(request, by).await
+                    self.answer(request, by, pid).await
                 } else {
                     let error =
                         format!("{by} may not command this master: only its own user and root may");
@@ -159,10 +175,11 @@ impl Desk {
             .timer(TokioTimer::new())
             .header_read_timeout(PATIENCE)
             .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
             .await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, by: String) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, by: String, pid: i32) -> Answer {
         let path = request.uri().path().to_owned();
         let name = path.strip_prefix('/').unwrap_or_default();
         match (name, request.method()) {
@@ -174,6 +191,21 @@ impl Desk {
                 None => failed(StatusCode::NOT_FOUND, NOT_COMPARED),
             },
             ("decisions", &Method::GET) => self.decisions(request.uri().query()).await,
+            ("bus", _) => match self.guests.receive(request, pid) {
+                Ok(response) => response.map(|()| Either::Left(Full::default())),
+                Err((status, error)) => failed(status, error),
+            },
+            (bus, method) if bus.starts_with("bus/") => {
+                let op = &bus["bus/".len()..];
+                // Whoever only wants to know something may say so.
+                if !(method == Method::POST || (op == "peers" && method == Method::GET)) {
+                    return wrong_method("POST");
+                }
+                match self.errand(op, request, pid).await {
+                    Ok((status, event)) => whole(status, LINES, bus::line(&event)),
+                    Err((status, error)) => failed(status, error),
+                }
+            }
             ("status" | "live" | "comparison" | "decisions", _) => wrong_method("GET"),
             (name, &Method::POST) if VERBS.contains(&name) => self.tell(name, request, by).await,
             ("workers", _) => wrong_method("GET, POST"),
@@ -181,11 +213,22 @@ impl Desk {
             _ => failed(
                 StatusCode::NOT_FOUND,
                 format!(
-                    "there is no {path} here; GET status, workers, live, comparison or decisions, or POST {}",
+                    "there is no {path} here; GET status, workers, live, comparison, decisions or bus, or POST bus/publish, {}",
                     VERBS.join(", ")
                 ),
             ),
         }
+    }
+
+    /// Runs an errand on the bus.
+    async fn errand(
+        &self,
+        op: &str,
+        request: Request<Incoming>,
+        pid: i32,
+    ) -> Result<(StatusCode, Event), Refused> {
+        let body = read(request.into_body(), bus::MAX_LINE).await?;
+        self.guests.errand(op, &body, pid).await
     }
 
     /// Tells the last decisions, as many as the query says.
@@ -217,7 +260,7 @@ impl Desk {
                 return failed(StatusCode::BAD_REQUEST, error);
             }
         };
-        let body = match read(request.into_body()).await {
+        let body = match read(request.into_body(), MAX_BODY).await {
             Ok(body) => body,
             Err((status, error)) => return failed(status, error),
         };
@@ -268,16 +311,16 @@ const VERBS: [&str; 11] = [
     "stop",
 ];
 
-/// A request's body, as long as it is a sensible one.
-async fn read(body: Incoming) -> Result<Bytes, (StatusCode, String)> {
+/// A request's body, as long as it is a sensible one, of `most` bytes.
+async fn read(body: Incoming, most: usize) -> Result<Bytes, (StatusCode, String)> {
     let too_large = || {
-        let error = format!("the body has more than {MAX_BODY} bytes");
+        let error = format!("the body has more than {most} bytes");
         (StatusCode::PAYLOAD_TOO_LARGE, error)
     };
-    if body.size_hint().lower() > MAX_BODY as u64 {
+    if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
-    match timeout(PATIENCE, Limited::new(body, MAX_BODY).collect()).await {
+    match timeout(PATIENCE, Limited::new(body, most).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(_)) => Err((StatusCode::BAD_REQUEST, "the body broke off".into())),

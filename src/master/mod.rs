@@ -11,6 +11,7 @@ mod control;
 mod dispatcher;
 mod doors;
 mod explain;
+mod guests;
 mod handle;
 mod hooks;
 mod notify;
@@ -32,6 +33,7 @@ pub(crate) use self::hooks::WorkerHooks;
 use self::{
     admin::Admin,
     dispatcher::Rules,
+    guests::Guests,
     hooks::{HookBoard, guard},
     notify::Notifier,
     operations::ResumedProcesses,
@@ -162,6 +164,10 @@ pub(crate) fn run(plan: Plan, serve_here: ServeHere) -> Result<()> {
         if config.control == ControlSocket::Usual {
             control = Bound::open(&config.control)?;
         }
+    }
+    if let Some(options) = &config.bus.nats {
+        // As whom they are read again at each connect.
+        hub::nats::check(options)?;
     }
     let hub = start_hub(config, None)?;
     let board = Scoreboard::create()
@@ -344,6 +350,10 @@ fn live(
         };
         status.show_bus(hub.clone());
         let known: Rc<dyn control::Reports> = Rc::new(status.clone());
+        let guests = Guests::new({
+            let hub = hub.clone();
+            Box::new(move |pid| hub.guest(pid))
+        });
         let supervisor = Rc::new(Supervisor {
             board,
             status,
@@ -353,11 +363,12 @@ fn live(
             state: cluster.into(),
             changed: Notify::new(),
             hooks: HookBoard::new(hooks.workers),
+            guests: guests.clone(),
             hub,
             notifier: Notifier::from_env().map(Rc::new),
         });
-        let desk =
-            commands.map(|listener| control::serve(listener, known, supervisor.explainer(), ask));
+        let desk = commands
+            .map(|listener| control::serve(listener, known, supervisor.explainer(), ask, guests));
         let inbox = Inbox {
             events: happened,
             reports: heard,

@@ -20,6 +20,7 @@ use super::{
     Admin, Companions, OnReady, Ready, ServeHere, Source,
     backoff::Backoff,
     dispatcher::{DispatcherHandle, Report, Rules},
+    guests::Guests,
     hooks::{HookBoard, guard},
     notify::Notifier,
     operations::Halt,
@@ -64,6 +65,8 @@ pub(super) struct Supervisor {
     pub(super) changed: Notify,
     /// Who is told of workers' coming and going.
     pub(super) hooks: HookBoard,
+    /// Who is on the bus by way of the control socket.
+    pub(super) guests: Guests,
     /// The middle of the bus.
     pub(super) hub: HubHandle,
     /// The service manager, if there is one.

@@ -1,7 +1,7 @@
 //! The bus: what its hub has counted.
 
 use super::{ScoreboardCollector, names::*, page::Page};
-use crate::hub::{FAILURES, Lost};
+use crate::hub::{FAILURES, Lost, nats::Dropped};
 
 impl ScoreboardCollector {
     /// Nothing is shown of a bus that is not there yet.
@@ -35,6 +35,14 @@ impl ScoreboardCollector {
             (&BUS_QUEUED, &counters.queued_bytes),
         ] {
             page.gauge(name, &[], gauge.count() as f64);
+        }
+        let nats = hub.nats();
+        page.gauge(&BUS_NATS_CONNECTED, &[], nats.connected() as f64);
+        page.gauge(&BUS_NATS_MASTERS, &[], nats.masters() as f64);
+        page.counter(&BUS_NATS_RECONNECTS, &[], nats.reconnects() as f64);
+        for reason in Dropped::ALL {
+            let n = nats.dropped(reason) as f64;
+            page.counter(&BUS_NATS_DROPPED, &[("reason", reason.name())], n);
         }
     }
 }

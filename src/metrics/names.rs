@@ -203,6 +203,22 @@ pub(super) const BUS_QUEUED: Name = Name(
     "pointsman_bus_queued_bytes",
     "Bytes that wait to be taken, for all processes and hubs.",
 );
+pub(super) const BUS_NATS_CONNECTED: Name = Name(
+    "pointsman_bus_nats_connected",
+    "Is there a connection to a NATS server?",
+);
+pub(super) const BUS_NATS_MASTERS: Name = Name(
+    "pointsman_bus_nats_masters",
+    "Other masters that were met on NATS and are there.",
+);
+pub(super) const BUS_NATS_RECONNECTS: Name = Name(
+    "pointsman_bus_nats_reconnects_total",
+    "Connects to a NATS server, but for the first.",
+);
+pub(super) const BUS_NATS_DROPPED: Name = Name(
+    "pointsman_bus_nats_dropped_total",
+    "What was to go through NATS, or came through it, and went no further, by reason.",
+);
 pub(super) const BUILD_INFO: Name = Name(
     "pointsman_build_info",
     "Always 1; the version is in the label.",

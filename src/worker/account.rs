@@ -70,6 +70,11 @@ impl Ledger {
         self.draining.store(true, Relaxed);
     }
 
+    /// Is this the worker's own thread?
+    pub(super) fn is_own_thread(&self) -> bool {
+        std::thread::current().id() == self.thread
+    }
+
     /// Is nothing new to be taken any more?
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
@@ -262,9 +267,7 @@ impl Account {
     #[inline]
     fn tick(&self) {
         let ledger = &self.ledger;
-        if ledger.ticks.fetch_add(1, Relaxed).is_multiple_of(TICKS)
-            && std::thread::current().id() == ledger.thread
-        {
+        if ledger.ticks.fetch_add(1, Relaxed).is_multiple_of(TICKS) && ledger.is_own_thread() {
             let work = &ledger.row.work;
             work.loop_entered.store(monotonic_ns(), Relaxed);
         }

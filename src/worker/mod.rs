@@ -17,9 +17,11 @@ mod rest;
 mod serve;
 
 use std::{
+    cell::RefCell,
     future::Future,
     io,
     os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -100,26 +102,32 @@ impl Worker {
     }
 
     /// Calls `hook` when the worker is to end: it gets no new connections any more, and those that are
-    /// open have up to the drain timeout. A second hook does not replace the first.
+    /// open have up to the drain timeout. At once, if it is to end already. What the hook publishes still goes
+    /// out. A second hook does not replace the first; one that panics costs nothing else.
     ///
     /// # Panics
-    /// Outside the worker's runtime: call it from the function that makes the application, or later.
+    /// In another thread than the worker's.
     pub fn on_drain(&self, hook: impl FnOnce() + 'static) {
-        let worker = self.clone();
-        tokio::task::spawn_local(async move {
-            worker.draining().await;
+        assert!(
+            self.ledger.is_own_thread(),
+            "on_drain is for the worker's own thread"
+        );
+        if self.is_draining() {
             hook();
-        });
+        } else {
+            ON_DRAIN.with_borrow_mut(|hooks| hooks.push(Box::new(hook)));
+        }
     }
 
     fn begin_to_drain(&self) {
         self.draining.send_replace(true);
-    }
-
-    /// The worker group that it is in, see [`Cluster::worker_group`](crate::Cluster::worker_group); `None`:
-    /// it is one for everybody else.
-    pub fn group(&self) -> Option<&str> {
-        self.inheritance.group.as_deref()
+        for hook in ON_DRAIN.take() {
+            if catch_unwind(AssertUnwindSafe(hook)).is_err() {
+                crate::notice(format_args!(
+                    "a hook has panicked; the worker goes on draining"
+                ));
+            }
+        }
     }
 
     /// What [`Cluster::application`](crate::Cluster::application) was given, as the master validated it.
@@ -156,6 +164,11 @@ impl Worker {
     pub(crate) fn now(&self) -> u64 {
         self.row.work.loop_entered.load(Relaxed)
     }
+}
+
+thread_local! {
+    /// What is to be done when the worker that this thread is drains.
+    static ON_DRAIN: RefCell<Vec<Box<dyn FnOnce()>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The whole life of a worker process.

@@ -76,6 +76,8 @@ impl<P: Protocol> Host<P> {
         worker.ledger.begin_to_drain();
         worker.begin_to_drain();
         self.0.protocol.drain(worker);
+        // Whoever waits for this has a turn, even if nothing is open.
+        tokio::task::yield_now().await;
         worker.ledger.all_closed().await;
     }
 

@@ -5,7 +5,10 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
     time::Instant,
 };
@@ -29,6 +32,8 @@ pub struct Cluster {
 struct Desk {
     workers: Mutex<Vec<Worker>>,
     master: Mutex<Option<Value>>,
+    /// Is the master's connection open?
+    has_master: AtomicBool,
     changed: Condvar,
 }
 
@@ -89,6 +94,8 @@ impl Cluster {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         more(&mut command);
+        // A test that is killed leaves nothing behind.
+        pointsman::sys::tie::to_us(&mut command);
         let mut master = command.spawn().expect("this program");
         let stderr = BufReader::new(master.stderr.take().expect("piped"));
         let log = cluster.log.clone();
@@ -214,6 +221,10 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         let Some(mut master) = self.master.take() else {
+            // Somebody else's child: nobody but us would end it.
+            if self.desk.has_master.load(Relaxed) {
+                kill(self.pid(), SIGTERM);
+            }
             return;
         };
         kill(master.id() as i32, SIGTERM);
@@ -237,7 +248,11 @@ fn attend(desk: &Desk, stream: TcpStream) {
     let hello: Value = serde_json::from_str(&line).expect("JSON");
     if hello["master"].is_number() {
         *desk.master.lock().expect("no panic") = Some(hello);
+        desk.has_master.store(true, Relaxed);
         desk.changed.notify_all();
+        // It says nothing more. An upgrade closes the connection, too.
+        let _ = lines.next();
+        desk.has_master.store(false, Relaxed);
         return;
     }
     let number = |name: &str| hello[name].as_u64().expect("a number");

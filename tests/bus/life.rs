@@ -204,25 +204,58 @@ fn a_worker_that_is_replaced_leaves_in_peace() {
 }
 
 fn an_upgrade_keeps_what_was_asked_for() {
-    let cluster = Cluster::start(2);
+    let cluster = Cluster::shaped("workers=2 patient=true");
     let (a, b) = (cluster.worker(0), cluster.worker(1));
     a.ok(json!({ "do": "watch" }));
     subscribe(&a, "from.*");
-    subscribe(&b, "from.*");
+    b.ok(json!({ "do": "subscribe", "pattern": "numbers", "then": "count" }));
+    a.ok(json!({ "do": "subscribe", "pattern": "deaf", "then": "hold" }));
     b.ok(json!({ "do": "host", "application": "app", "description": { "kind": "x" } }));
     b.ok(json!({ "do": "offer", "function": "sum" }));
-    publish(&a, "from.before", "1");
-    b.receives("from.before", "1");
+    // A request that is answered only afterwards, and a stream of messages from before to after.
+    let waiting = b.begin(json!({ "do": "request", "to": a.id, "topic": "deaf", "ms": 600_000 }));
+    a.hears("the request is there", |event| {
+        (event["got"]["topic"] == "deaf").then_some(())
+    });
     let counted = cluster.metric("pointsman_bus_messages_total");
     kill(cluster.pid(), SIGUSR2);
-    until("another binary is there", || {
+    let mut sent = 0;
+    let mut is_over = || -> Option<()> {
+        let times = 500;
+        a.ok(json!({
+            "do": "publish", "topic": "numbers", "payload": "", "first": sent + 1, "times": times,
+        }));
+        sent += times;
+        // So many fit into any queue; more are not sent before these have come.
+        until("they have come", || {
+            let counted = b.ok(json!({ "do": "counted", "pattern": "numbers" }));
+            is_true(counted["last"][&a.id] == sent)
+        });
         is_true(cluster.report("/status")["upgrades"] == 1)
-    });
-    // The old workers are still there until their successors are ready, and the successors are on the
-    // same bus, under the same master.
-    let (next_a, next_b) = (cluster.successor(&a), cluster.successor(&b));
+    };
+    until("another binary is there", &mut is_over);
+    is_over();
+    let counted_by_b = b.ok(json!({ "do": "counted", "pattern": "numbers" }));
+    assert_eq!(counted_by_b["messages"], sent, "{counted_by_b}");
+    assert_eq!(counted_by_b["disorder"], 0);
+    // The old workers are there until their successors are ready, which is when we say so. What they
+    // have asked for still holds, and no message was lost.
+    publish(&b, "from.old", "1");
+    a.receives("from.old", "1");
+    let call = json!({ "do": "call", "application": "app", "action": "go", "payload": "x" });
+    assert_eq!(a.ok(call)["from"], b.id);
+    let sum = json!({ "do": "run", "on": b.id, "function": "sum", "numbers": [1, 2, 3] });
+    assert_eq!(a.ok(sum)["result"], 6);
+    a.ok(json!({ "do": "answer", "payload": "at last" }));
+    let answer = b.answer(waiting).expect("it was only late");
+    assert_eq!(answer["payload"], "at last");
+    // The successors are on the same bus, under the same master, and not taken for anybody else.
+    let next_a = cluster.successor(&a);
     assert_eq!(next_a.master(), a.master());
     assert!(number(&next_a) > number(&b), "{} {}", next_a.id, b.id);
+    next_a.ok(json!({ "do": "be-ready" }));
+    let next_b = cluster.successor(&b);
+    next_b.ok(json!({ "do": "be-ready" }));
     subscribe(&next_b, "from.*");
     publish(&next_a, "from.after", "2");
     next_b.receives("from.after", "2");

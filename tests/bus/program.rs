@@ -10,9 +10,10 @@
 //! | `subscribe` | `pattern`, `then`: `tell` (usual), `echo`, `hold`, `count`; `queue`, `cut` | once it is in force |
 //! | `counted` | `pattern` | of one with `count`: `messages`, `missed`, `cut`, `disorder`, `last` by sender |
 //! | `unsubscribe` | `pattern` | |
-//! | `publish` | `topic`, `payload`; `times`: so many, their numbers after the payload | once it is in the line |
+//! | `publish` | `topic`, `payload`; `times`: so many, their numbers (from `first`, usually 1) after the payload | once it is in the line |
 //! | `send` | `to`, and the same | |
 //! | `request` | `to`, `topic`, `payload`, `ms` | `payload` and `from` |
+//! | `answer` | `payload`: to all that `hold` has kept | |
 //! | `host`, `unhost` | `application`, `description` | |
 //! | `call` | `application`, `action`, `payload`, `ms` | `payload` and `from` |
 //! | `offer` | `function`: adds up a list of numbers | |
@@ -21,6 +22,7 @@
 //! | `branch` | `desk`: of the cluster below | its `pid` |
 //! | `block` | `until`: an address | keeps the loop until the connection to it ends |
 //! | `exit` | `code` | |
+//! | `be-ready` | of a successor, in a cluster that is `patient` | |
 //!
 //! `to` is `subscribers`, `everyone`, `siblings`, `ancestors`, `parent`, `children`, `grand-master`,
 //! `worker N`, `route ID ID …` or `ID ID …`.
@@ -49,7 +51,7 @@ use pointsman::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    sync::mpsc,
+    sync::{Notify, mpsc},
     task::{JoinHandle, spawn_local},
 };
 use tower_service::Service;
@@ -105,6 +107,8 @@ pub fn run() -> ExitCode {
         cluster = match name {
             "workers" => cluster.workers(value.parse().expect("a number")),
             "master-serves" => cluster.master_serves(value == "true"),
+            // Looked at by the workers.
+            "patient" => cluster,
             "control" => cluster.control(Some(value.into())),
             "hang-kill" => {
                 cluster.hang_kill(Duration::from_millis(value.parse().expect("milliseconds")))
@@ -143,6 +147,8 @@ struct Puppet {
     kept: RefCell<Vec<Box<dyn std::any::Any>>>,
     /// Requests that are not to be answered.
     held: RefCell<Vec<Message>>,
+    /// Told when it may be ready.
+    may_be_ready: Notify,
 }
 
 /// What a subscription with `count` has got.
@@ -192,8 +198,13 @@ impl Puppet {
             tallies: RefCell::default(),
             kept: RefCell::default(),
             held: RefCell::default(),
+            may_be_ready: Notify::new(),
         });
+        let patient = std::env::var(SHAPE).is_ok_and(|shape| shape.contains("patient=true"));
+        let waits = patient && worker.generation() > 1;
+        let obeying = puppet.clone();
         spawn_local(async move {
+            let puppet = obeying;
             let mut lines = BufReader::new(read).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let command: Value = serde_json::from_str(&line).expect("JSON");
@@ -214,6 +225,9 @@ impl Puppet {
                 }
             }
         });
+        if waits {
+            puppet.may_be_ready.notified().await;
+        }
     }
 
     async fn obey(self: &Rc<Self>, command: &Value) -> Answer {
@@ -250,7 +264,8 @@ impl Puppet {
                     bus.send(to, topic, payload())?;
                     return bus.flush().await.map(|()| Value::Null);
                 };
-                for i in 1..=times {
+                let first = command["first"].as_u64().unwrap_or(1);
+                for i in first..first + times {
                     let numbered = format!("{}{i}", payload());
                     while let Err(BusError::Full) = bus.send(to.clone(), topic, numbered.clone()) {
                         bus.flush().await?;
@@ -336,6 +351,16 @@ impl Puppet {
             "block" => {
                 let mut gate = TcpStream::connect(text(command, "until"))?;
                 let _ = gate.read(&mut [0]);
+                Ok(Value::Null)
+            }
+            "answer" => {
+                for held in self.held.borrow_mut().drain(..) {
+                    held.reply(payload())?;
+                }
+                Ok(Value::Null)
+            }
+            "be-ready" => {
+                self.may_be_ready.notify_one();
                 Ok(Value::Null)
             }
             "exit" => std::process::exit(command["code"].as_i64().unwrap_or(0) as i32),

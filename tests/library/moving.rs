@@ -80,7 +80,7 @@ pub fn who_cannot_be_reached_gives_it_back() {
     let running = Running::start("raw", "handoff");
     let mut conn = running.connect_to(0);
     let who = conn.ask("who");
-    // No such worker; more than fits into a message; a worker that is no more.
+    // No such worker; more than fits into a message.
     assert_eq!(conn.ask("move 7 x"), "not moved");
     running.line("not moved: nobody is there");
     assert_eq!(
@@ -102,10 +102,12 @@ pub fn a_receiver_that_stands_still() {
     let mut conn = running.connect_to(0);
     stop(pid);
     conn.say("move 1 x");
-    assert_eq!(conn.hear(), "");
+    let said = running.line("not moved: ");
+    assert!(said.contains("nobody knows"), "{said}");
+    // Then it is too late for it.
     resume(pid);
+    assert_eq!(conn.hear(), "");
     assert_eq!(there.ask("still there"), "still there");
-    running.line("not moved: ");
     until("it is counted", || {
         (sum(&running, "connections_moved_in_doubt") == 1).then_some(())
     });

@@ -248,11 +248,13 @@ async fn obey(conn: Conn) -> io::Result<()> {
             "panic" => panic!("as handlers may"),
             "exit" => std::process::exit(3),
             "task" => {
+                say(&mut conn, "taken").await?;
                 let conn = conn.into_inner();
                 tokio::task::spawn_local(echo(conn));
                 return Ok(());
             }
             "thread" => {
+                say(&mut conn, "taken").await?;
                 let conn = conn.into_inner();
                 std::thread::spawn(move || echo_elsewhere(conn));
                 return Ok(());

@@ -28,7 +28,6 @@ use super::{
 };
 
 /// Whoever waits for something to come.
-#[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) interest: Interest,
     /// What this process hosts, with its description.

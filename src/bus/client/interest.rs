@@ -13,7 +13,6 @@ const REMEMBERED: usize = 4096;
 pub(super) type Targets = Arc<[Arc<Inbox<Message>>]>;
 
 /// The subscriptions of this process.
-#[derive(Debug)]
 pub(super) struct Interest {
     all: Slab<One>,
     /// Those without wildcards, by their topic.
@@ -24,7 +23,6 @@ pub(super) struct Interest {
     remembered: HashMap<Box<str>, Targets>,
 }
 
-#[derive(Debug)]
 struct One {
     pattern: Arc<str>,
     inbox: Arc<Inbox<Message>>,

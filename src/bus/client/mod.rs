@@ -7,7 +7,7 @@
 //! | `shared`, `outgoing`, `incoming`, `interest` | what all its handles share |
 //! | `task` | the task that serves the line |
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{fmt, io, os::fd::OwnedFd, sync::Arc};
 
 use self::{
     outgoing::{Parcel, Words},
@@ -71,13 +71,12 @@ pub use self::{
 /// }
 /// # Ok(()) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Bus {
     handle: Arc<Handle>,
 }
 
 /// The last one to go says good-bye.
-#[derive(Debug)]
 struct Handle {
     shared: Arc<Shared>,
 }
@@ -85,6 +84,17 @@ struct Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.outgoing.leave();
+    }
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = *self.shared().place.borrow();
+        let id = place.you.map(|you| you.id.to_string());
+        f.debug_struct("Bus")
+            .field("id", &id)
+            .field("closed", &place.closed)
+            .finish_non_exhaustive()
     }
 }
 

@@ -26,14 +26,12 @@ const DESCRIPTORS: usize = 64;
 const PACKETS_PER_TURN: usize = 16;
 
 /// The way out.
-#[derive(Debug)]
 pub(super) struct Outgoing {
     waiting: Mutex<Waiting>,
     /// Calls the task that sends.
     pub(super) wake: Notify,
 }
 
-#[derive(Debug)]
 struct Waiting {
     queue: Queue<Arc<Parcel>>,
     /// The task has been called and has not come yet: one call for all that is said until then.

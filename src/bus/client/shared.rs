@@ -22,7 +22,6 @@ use super::{
 
 /// What the handles share with the task at the line. Where both locks are needed that of `incoming` is
 /// taken first; no code of a user is run under either.
-#[derive(Debug)]
 pub(super) struct Shared {
     pub(super) outgoing: Outgoing,
     incoming: Mutex<Incoming>,

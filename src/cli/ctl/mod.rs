@@ -1,5 +1,6 @@
 //! `pointsman ctl`: asks a running master, and tells it what to do.
 
+mod bus;
 mod compare;
 mod explain;
 pub(super) mod show;
@@ -44,6 +45,7 @@ Examples:
   pointsman ctl explain --last 1
   pointsman ctl upgrade /usr/local/bin/pointsman
   pointsman ctl compare --block 10s --rounds 12
+  pointsman ctl bus subscribe 'room.>'
   pointsman ctl --json status | jq .connections_open
   pointsman ctl --control /run/pointsman/control.sock stop
 
@@ -116,6 +118,7 @@ enum Command {
     /// Finish what is open, then end; done when the process is gone.
     Stop,
     Compare(compare::Compare),
+    Bus(bus::Bus),
     /// Show what the last comparison said: the same as `compare show`.
     Comparison,
 }
@@ -133,9 +136,13 @@ enum Change {
 impl Ctl {
     pub(super) fn run(self) -> Result<()> {
         let verb = self.command.verb()?;
+        if let Command::Bus(bus) = &self.command {
+            // Here too, before anybody is looked for.
+            bus.check()?;
+        }
         if self.no_wait && verb.is_none() {
             return Err(Error::usage(
-                "--no-wait: a report is there at once, leave it out",
+                "--no-wait: there is nothing to wait for, or nothing but that; leave it out",
             ));
         }
         let path = match self.control {
@@ -154,6 +161,7 @@ impl Ctl {
                 (None, Command::Compare(_) | Command::Comparison) => {
                     compare::show(&path, self.json).await
                 }
+                (None, Command::Bus(bus)) => bus.run(path, self.json).await,
                 (Some(verb), _) => tell(&path, &verb, self.json, self.no_wait).await,
                 (None, Command::Workers { .. }) => {
                     let report = client::workers(&path).await?;
@@ -191,7 +199,8 @@ impl Command {
             Self::Status
             | Self::Workers { change: None }
             | Self::Explain { .. }
-            | Self::Comparison => return Ok(None),
+            | Self::Comparison
+            | Self::Bus(_) => return Ok(None),
             Self::Workers {
                 change: Some(Change::Set { count }),
             } => Verb::Workers { count: *count },

@@ -13,7 +13,7 @@ use super::demo::DemoUpstreams;
 use crate::{
     Cluster, Ready,
     cluster::is_resuming,
-    config::{Endpoint, UpstreamTimeouts},
+    config::{Endpoint, USUAL_PREFIX, UpstreamTimeouts},
     error::Result,
     is_worker,
     master::{Companions, companions},
@@ -187,6 +187,61 @@ pub(super) struct Serve {
     /// The longest pause before a worker that keeps dying is started again.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     backoff_limit: Duration,
+
+    /// Meet other masters on these NATS servers, so that their processes are on one bus:
+    /// nats://HOST:PORT or tls://HOST:PORT (4222 if no port is given); repeat for several, of which any
+    /// will do.
+    #[arg(long, value_name = "URL")]
+    bus: Vec<String>,
+
+    /// Which masters meet: those with the same prefix, which all subjects begin with.
+    #[arg(long, value_name = "WORDS", default_value = USUAL_PREFIX)]
+    bus_prefix: String,
+
+    /// Who this is to the NATS server.
+    #[arg(long, value_name = "NAME")]
+    bus_user: Option<String>,
+
+    /// The file that holds the password of --bus-user. Nobody else may read it, nor the others that
+    /// hold secrets.
+    #[arg(long, value_name = "FILE")]
+    bus_password_file: Option<PathBuf>,
+
+    /// The file that holds a token, instead.
+    #[arg(long, value_name = "FILE")]
+    bus_token_file: Option<PathBuf>,
+
+    /// The file that holds the seed of an NKey, instead.
+    #[arg(long, value_name = "FILE")]
+    bus_nkey_file: Option<PathBuf>,
+
+    /// The credentials file, a JWT and the seed of its NKey, instead.
+    #[arg(long, value_name = "FILE")]
+    bus_credentials: Option<PathBuf>,
+
+    /// The certificates that NATS servers must be signed by [default: those that this machine trusts].
+    #[arg(long, value_name = "FILE")]
+    bus_ca: Option<PathBuf>,
+
+    /// The certificate to show to the NATS server.
+    #[arg(long, value_name = "FILE")]
+    bus_cert: Option<PathBuf>,
+
+    /// The file that holds the key of --bus-cert.
+    #[arg(long, value_name = "FILE")]
+    bus_key: Option<PathBuf>,
+
+    /// The file that holds what all masters that are to believe each other know, 16 bytes or more.
+    #[arg(long, value_name = "FILE")]
+    bus_secret_file: Option<PathBuf>,
+
+    /// How often to tell other masters that this one is there.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    bus_beat: Duration,
+
+    /// After how long without a word the others take this one for gone [default: 3.5 beats].
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    bus_expiry: Option<Duration>,
 
     /// How long a client may be idle between requests.
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]

@@ -6,8 +6,8 @@ use super::Serve;
 use crate::{
     cluster::{listen, resolve},
     config::{
-        BusConfig, ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint, HangLimits,
-        ProxyConfig, Refusal, Settings, UpstreamTimeouts, dispatch,
+        BusConfig, BusOptions, ClusterConfig, ConnectionTimeouts, ControlSocket, Endpoint,
+        HangLimits, ProxyConfig, Refusal, Settings, UpstreamTimeouts, dispatch,
     },
     dispatch::{pins::Pins, policy::Prefixes},
     error::{Error, Result},
@@ -184,7 +184,50 @@ impl Serve {
             node: self.node.clone(),
             queue: self.bus_queue,
             overflow: name(&["bus-overflow"], Some(&self.bus_overflow))?.unwrap_or_default(),
+            nats: self.nats()?,
         })
+    }
+
+    /// How it meets other masters.
+    fn nats(&self) -> Result<Option<BusOptions>, Refusal> {
+        let files = [
+            (&["bus-password-file"], &self.bus_password_file),
+            (&["bus-token-file"], &self.bus_token_file),
+            (&["bus-nkey-file"], &self.bus_nkey_file),
+            (&["bus-credentials"], &self.bus_credentials),
+            (&["bus-ca"], &self.bus_ca),
+            (&["bus-cert"], &self.bus_cert),
+            (&["bus-key"], &self.bus_key),
+            (&["bus-secret-file"], &self.bus_secret_file),
+        ];
+        if self.bus.is_empty() {
+            let mut idle = files.into_iter().filter(|(_, file)| file.is_some());
+            let setting = match (&self.bus_user, idle.next()) {
+                (Some(_), _) => &["bus-user"],
+                (None, Some((setting, _))) => setting,
+                (None, None) => return Ok(None),
+            };
+            let message = format!(
+                "{} without bus: say on which servers to meet (bus = \"nats://127.0.0.1:4222\")",
+                setting[0]
+            );
+            return Err(Refusal::new(setting, message));
+        }
+        Ok(Some(BusOptions {
+            servers: self.bus.clone(),
+            prefix: self.bus_prefix.clone(),
+            user: self.bus_user.clone(),
+            password_file: self.bus_password_file.clone(),
+            token_file: self.bus_token_file.clone(),
+            nkey_file: self.bus_nkey_file.clone(),
+            credentials: self.bus_credentials.clone(),
+            ca: self.bus_ca.clone(),
+            cert: self.bus_cert.clone(),
+            key: self.bus_key.clone(),
+            secret_file: self.bus_secret_file.clone(),
+            beat: self.bus_beat,
+            expiry: self.bus_expiry,
+        }))
     }
 }
 

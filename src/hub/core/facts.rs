@@ -16,7 +16,11 @@ use crate::bus::{
 
 /// Masters that one link may lead to.
 const MOST_OWNERS: usize = 4_096;
-/// Bytes that what is told of one master may take.
+/// Processes that one master may have.
+const MOST_PEERS: usize = 16_384;
+/// Patterns that somebody of one master may want.
+const MOST_WANTS: usize = 1 << 18;
+/// Bytes that what is told of one master at once may take.
 const MOST_BYTES: usize = 16 << 20;
 /// How deep a description may go.
 const DEPTH: usize = 64;
@@ -97,6 +101,9 @@ impl<A> Core<A> {
             what => {
                 check(owner, &what, self.limits.record_bytes)?;
                 let known = self.roster.admit(owner, slot);
+                if known.peers.len() > MOST_PEERS || known.wants.len() > MOST_WANTS {
+                    return Err(Malformed::Forbidden);
+                }
                 let gathering = known.gathering.take_if(|one| one.version != version);
                 drop(gathering);
                 match &mut known.gathering {
@@ -128,7 +135,7 @@ impl<A> Core<A> {
     pub(super) fn mourn(&mut self, peer: Peer, reason: Departure) {
         self.hosts.forget();
         let id = peer.id;
-        self.end_requests(|target| target == Target::Process(id));
+        self.end_requests(|target| target.is_process(id));
         self.forget_requests(|requester, _, _| requester == id);
         self.tell_presence(Presence::Offline { peer, reason });
     }
@@ -145,7 +152,7 @@ impl<A> Core<A> {
             self.interest.remove(pattern, Who::Afar(id, link));
         }
         self.end_requests(|target| match target {
-            Target::Process(process) => process.master == id,
+            Target::Process(process) | Target::Routed(process) => process.master == id,
             Target::Owner(owner) => owner == id,
         });
         self.forget_requests(|requester, _, _| requester.master == id);
@@ -238,7 +245,7 @@ impl<A> Core<A> {
         if version <= owner.version {
             return;
         }
-        let missed = version > owner.version + 1;
+        let missed = version - owner.version > 1;
         owner.version = version;
         let who = Who::Afar(id, slot);
         match what {

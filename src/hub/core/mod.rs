@@ -4,6 +4,9 @@
 //!
 //! | file | what is there |
 //! | --- | --- |
+//! | `wishes` | what of all that is told to another binary |
+//! | `words` | what is said between the core and its thread |
+//! | `life` | how processes and hubs come and go |
 //! | `route` | a message, from its sender to all queues that it belongs in |
 //! | `plan` | to whom that is, from the address and from who wants it |
 //! | `answers` | replies, failures, and whoever waits for them |
@@ -19,138 +22,38 @@ mod counters;
 mod facts;
 mod hash;
 mod interest;
+mod life;
 mod pending;
 mod plan;
 mod ports;
 mod roster;
 mod route;
-mod wishes;
 #[cfg(test)]
 mod tests;
+mod wishes;
+mod words;
 mod workbench;
 
 use std::sync::Arc;
 
 pub(crate) use self::counters::{Counter, Counters, FAILURES, Lost};
+pub(crate) use self::words::{HubLink, Limits, Loads, Newcomer, Overflow, PortId, Snapshot};
 pub use self::workbench::Workbench;
 use self::{
     balance::Hosts,
     hash::FastMap,
-    interest::{Interest, Who},
-    pending::{Pending, Target},
+    interest::Interest,
+    pending::Pending,
     plan::Plan,
-    ports::{End, HubEnd, Ports, ProcessEnd, Refusal},
+    ports::{End, HubEnd, Ports, Refusal},
     roster::Roster,
 };
 use crate::bus::{
-    Departure, MasterId, Peer, ProcessId, Role,
-    control::{Tell, What},
+    Departure, Failure, MasterId, Peer, ProcessId, Role,
+    control::What,
     frame::{self, Attached, Frame, Kind, MAX_PACKET, Malformed},
     queue::Queue,
 };
-
-/// The hub's side of a line. Never means another port, even when this one is long closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct PortId {
-    slot: u32,
-    generation: u32,
-}
-
-/// Who is at the other end of a new line.
-#[derive(Debug, Clone)]
-pub(crate) enum Newcomer {
-    /// A process of this master.
-    Process {
-        /// What it is. [`Role::Master`]: this master itself, number 0.
-        role: Role,
-        /// Its process id.
-        pid: i32,
-        /// The number that it had already, before an upgrade; `None`: the next one.
-        number: Option<u32>,
-        /// The one above it; `None`: the master.
-        parent: Option<ProcessId>,
-    },
-    /// The hub of another master.
-    Hub(HubLink),
-}
-
-/// Where another hub stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HubLink {
-    /// Its master was started by this process.
-    Below(ProcessId),
-    /// Its master is the one above the process that has started this one.
-    Above,
-    /// Met on NATS.
-    Nats(MasterId),
-}
-
-/// What the hub needs to know of its own processes that nobody tells it by the bus; by number.
-pub(crate) trait Loads {
-    /// Open connections.
-    fn load(&self, number: u32) -> u64;
-    /// Has it stopped turning?
-    fn is_stuck(&self, number: u32) -> bool;
-}
-
-/// What happens when too much waits for a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Overflow {
-    /// The oldest that waits is lost.
-    #[default]
-    LoseOldest,
-    /// Its line is cut.
-    Cut,
-}
-
-/// How much of anything there may be.
-#[derive(Debug, Clone)]
-pub(crate) struct Limits {
-    /// Bytes that may wait for one process or hub.
-    pub(crate) queue_bytes: usize,
-    /// What happens beyond that.
-    pub(crate) overflow: Overflow,
-    /// Descriptors that may wait for one process or hub.
-    pub(crate) attachments: usize,
-    /// Requests of one process that may wait for their answers.
-    pub(crate) requests: usize,
-    /// Patterns that one process may subscribe to.
-    pub(crate) subscriptions: usize,
-    /// Applications that one process may host.
-    pub(crate) applications: usize,
-    /// Functions that one process may offer.
-    pub(crate) functions: usize,
-    /// Bytes of what is known about one process, as it travels.
-    pub(crate) record_bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            queue_bytes: 4 << 20,
-            overflow: Overflow::LoseOldest,
-            attachments: 64,
-            requests: 65_536,
-            subscriptions: 10_000,
-            applications: 256,
-            functions: 1_024,
-            record_bytes: 32 << 10,
-        }
-    }
-}
-
-/// What is there, to be shown, or to be carried to another binary.
-#[derive(Debug, Clone)]
-pub(crate) struct Snapshot {
-    /// This master.
-    pub(crate) me: MasterId,
-    /// The number that the next process gets: [`Core::count_from`] of the one that goes on.
-    pub(crate) next_number: u32,
-    /// Everybody, of all masters.
-    pub(crate) peers: Vec<Peer>,
-    /// The other hubs.
-    pub(crate) hubs: Vec<HubLink>,
-}
 
 /// The hub. `A` is what may be attached to a message: a descriptor, in life.
 #[derive(Debug)]
@@ -356,13 +259,13 @@ impl<A> Core<A> {
             End::Process(process) => {
                 let sender = process.id;
                 self.take_packet(packet, attached, |core, frame, attached| {
-                    core.from_process(slot, sender, frame, attached, now, loads)
+                    core.take_from_process(slot, sender, frame, attached, now, loads)
                 })
             }
             End::Hub(hub) => {
                 let link = hub.link;
                 self.take_packet(packet, attached, |core, frame, attached| {
-                    core.from_hub(slot, link, frame, attached, now)
+                    core.take_from_hub(slot, link, frame, attached, now)
                 })
             }
         };
@@ -387,7 +290,7 @@ impl<A> Core<A> {
             && matches!(frame.header.kind, Kind::Request | Kind::Ask)
         {
             let why = "the hub has no room for another descriptor";
-            self.tell_failure(sender, frame.header.id, crate::bus::Failure::Overflow, why);
+            self.tell_failure(sender, frame.header.id, Failure::Overflow, why);
         }
         self.settle();
     }
@@ -437,9 +340,11 @@ impl<A> Core<A> {
         let Some(slot) = self.ports.slot(port) else {
             return;
         };
-        let known = self.roster.owner(owner);
-        let known = known.filter(|known| known.link == Some(slot));
-        if known.is_none_or(|known| known.version != version || known.gathering.is_some()) {
+        let up_to_date = self.roster.owner(owner).is_some_and(|known| {
+            // What is known by another way is none of this one's business.
+            known.link != Some(slot) || (known.version == version && known.gathering.is_none())
+        });
+        if !up_to_date {
             if let Some(hub) = self.ports.hub_mut(slot) {
                 hub.asked = false;
             }
@@ -465,132 +370,6 @@ impl<A> Core<A> {
             next_number: self.next_number,
             peers: self.peers(loads),
             hubs: self.ports.hubs().map(|(_, link)| link).collect(),
-        }
-    }
-
-    fn join_process(
-        &mut self,
-        role: Role,
-        pid: i32,
-        number: Option<u32>,
-        parent: Option<ProcessId>,
-    ) -> (PortId, ProcessId) {
-        let was_there = number.is_some();
-        let number = match role {
-            Role::Master => 0,
-            _ => number
-                .filter(|&number| number > 0)
-                .unwrap_or(self.next_number),
-        };
-        self.next_number = self.next_number.max(number.saturating_add(1));
-        let id = ProcessId {
-            master: self.me,
-            number,
-        };
-        if let Some(&slot) = self.slots.get(&number) {
-            self.close_process(slot, id);
-        }
-        let parent = match number {
-            0 => self.roster.parent(id),
-            _ => Some(parent.unwrap_or(self.me.process())),
-        };
-        let port = self.ports.open(End::Process(ProcessEnd {
-            id,
-            parent,
-            patterns: Default::default(),
-            watches: false,
-            // All, until it has made a request that this hub has seen.
-            unseen_below: if was_there { u64::MAX } else { 0 },
-        }));
-        self.slots.insert(number, port.slot);
-        self.welcome(port.slot);
-        if number > 0 {
-            let peer = Peer {
-                id,
-                role,
-                parent,
-                node: self.node.clone(),
-                pid,
-                ready: false,
-                applications: Default::default(),
-                functions: Vec::new(),
-                load: 0,
-            };
-            let before = self.roster.own_mut().peers.insert(number, peer.clone());
-            self.announce(What::Up(peer.clone()));
-            self.show(before.as_ref(), peer);
-        }
-        self.settle();
-        (port, id)
-    }
-
-    /// Tells a process who it is and who is above it.
-    fn welcome(&mut self, slot: u32) {
-        let grand_master = self.roster.grand_master();
-        let above = self.roster.parent(self.me.process());
-        let Some(process) = self.ports.process_mut(slot) else {
-            return;
-        };
-        if process.id.is_master() {
-            process.parent = above;
-        }
-        let tell = Tell::Welcome {
-            you: process.id,
-            parent: process.parent,
-            grand_master,
-        };
-        self.ports
-            .welcome(slot, self.me.process(), tell, &self.counters);
-    }
-
-    /// The line of a process that stays listed has ended: it hosts and offers nothing any more.
-    fn withdraw(&mut self, slot: u32, id: ProcessId) {
-        self.close_process(slot, id);
-        self.amend(id, |peer| {
-            peer.applications.clear();
-            peer.functions.clear();
-        })
-        .ok();
-    }
-
-    /// Nothing goes to this process any more.
-    fn close_process(&mut self, slot: u32, id: ProcessId) {
-        self.slots.remove(&id.number);
-        let Some(port) = self.ports.close(slot, &self.counters) else {
-            return;
-        };
-        if let End::Process(process) = port.end {
-            for pattern in process.patterns {
-                self.unwant(&pattern, slot);
-            }
-        }
-        self.forget_requests(|requester, _, _| requester == id);
-        self.end_requests(|target| target == Target::Process(id));
-    }
-
-    /// Nothing comes from this hub any more, nor from those behind it.
-    fn close_link(&mut self, slot: u32, why: Departure, was_above: bool) {
-        let behind = self.roster.behind(slot);
-        for owner in behind {
-            self.lose(owner, why);
-        }
-        self.ports.close(slot, &self.counters);
-        self.forget_requests(|_, by, _| by == slot);
-        if was_above {
-            self.put_below(None);
-        }
-    }
-
-    /// The process that is above this master is another, or none, from now on.
-    fn put_below(&mut self, parent: Option<ProcessId>) {
-        let me = self.me.process();
-        self.amend(me, |peer| peer.parent = parent).ok();
-        self.regroup();
-    }
-
-    fn unwant(&mut self, pattern: &str, slot: u32) {
-        if self.interest.remove(pattern, Who::Own(slot)) {
-            self.announce(What::WantsNot(pattern.to_owned()));
         }
     }
 
@@ -636,7 +415,7 @@ impl<A> Core<A> {
     /// Does what is left to do after each call: fails what had to make room, and counts.
     fn settle(&mut self) {
         while let Some(evicted) = self.ports.next_evicted() {
-            let why = crate::bus::Failure::Overflow;
+            let why = Failure::Overflow;
             self.fail_request_of(evicted.requester, evicted.id, evicted.target, why, "");
         }
         let tally = std::mem::take(&mut self.tally);

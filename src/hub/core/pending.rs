@@ -11,6 +11,8 @@ pub(super) type Request = (ProcessId, u64);
 pub(super) enum Target {
     /// This process.
     Process(ProcessId),
+    /// This process, by way of other hubs, each of which may say that it goes no further.
+    Routed(ProcessId),
     /// Whoever listens at this master, as its hub finds out.
     Owner(MasterId),
 }
@@ -86,7 +88,8 @@ impl Pending {
         afar: bool,
     ) -> Option<u32> {
         let waiting = self.all.get(&request)?;
-        let may = (afar && waiting.is_open) || waiting.targets.iter().any(|one| one.is(from));
+        let may =
+            (afar && waiting.is_open) || waiting.targets.iter().any(|one| one.may_answer(from));
         if !may {
             return None;
         }
@@ -147,10 +150,24 @@ impl Pending {
 }
 
 impl Target {
-    /// Does what this process says count?
+    /// Is it this process alone?
+    pub(super) fn is_process(self, process: ProcessId) -> bool {
+        matches!(self, Self::Process(id) | Self::Routed(id) if id == process)
+    }
+
+    /// Is this process the one, or one of those, that was asked?
+    fn may_answer(self, process: ProcessId) -> bool {
+        match self {
+            Self::Process(id) | Self::Routed(id) => id == process,
+            Self::Owner(master) => master == process.master,
+        }
+    }
+
+    /// Is a failure that this process tells of that of this target?
     fn is(self, process: ProcessId) -> bool {
         match self {
             Self::Process(id) => id == process,
+            Self::Routed(id) => id == process || process.is_master(),
             Self::Owner(master) => master == process.master,
         }
     }

@@ -285,15 +285,17 @@ impl<A> Core<A> {
             return Err(Malformed::To);
         }
         let here = route.iter().take_while(|one| one.master == self.me).count();
+        // On the way of a route it is the hub that says so: the last one may be far from here.
+        let me = self.me.process();
         if route.iter().any(|one| self.roster.peer(*one).is_none()) {
-            plan.miss(last, Failure::Unroutable);
+            plan.miss(me, Failure::Unroutable);
         } else if here == route.len() {
             return self.plan_one(last, frame, None, plan);
         } else {
             let left = route[here..].to_vec();
             match self.roster.link_to(left[0].master) {
                 Some(link) => plan.route = Some((link, left)),
-                None => plan.miss(last, Failure::Unroutable),
+                None => plan.miss(me, Failure::Unroutable),
             }
         }
         Ok(())
@@ -385,7 +387,7 @@ impl<A> Core<A> {
             .map(|(_, process)| Target::Process(*process));
         let owners = plan.owners.iter().map(|(owner, _)| Target::Owner(*owner));
         let route = plan.route.iter().filter_map(|(_, route)| route.last());
-        let route = route.map(|process| Target::Process(*process));
+        let route = route.map(|process| Target::Routed(*process));
         own.chain(named).chain(owners).chain(route).collect()
     }
 }

@@ -24,7 +24,7 @@ struct Letter<'f> {
 impl<A> Core<A> {
     /// One of our processes has sent a frame.
     #[inline]
-    pub(super) fn from_process(
+    pub(super) fn take_from_process(
         &mut self,
         slot: u32,
         sender: ProcessId,
@@ -55,7 +55,7 @@ impl<A> Core<A> {
     }
 
     /// Another hub has sent a frame.
-    pub(super) fn from_hub(
+    pub(super) fn take_from_hub(
         &mut self,
         slot: u32,
         link: HubLink,
@@ -278,11 +278,10 @@ impl<A> Core<A> {
             }
         }
         if let Some((link, route)) = plan.route.take() {
-            let last = *route.last().expect("a route that goes on has an end");
             bytes.clear();
             frame::relay(frame, &To::Route(route), self.me, &mut bytes);
             if let Err(why) = self.push(link, &bytes, letter.sender, attached.take()) {
-                self.did_not_go(letter, last, why);
+                self.did_not_go(letter, self.me.process(), why);
             }
         }
         self.scratch = bytes;
@@ -312,6 +311,8 @@ impl<A> Core<A> {
         for target in self.targets(plan) {
             let from = match target {
                 Target::Process(process) => process,
+                // Whoever says so must be behind the link that it comes by.
+                Target::Routed(_) => self.me.process(),
                 Target::Owner(owner) => owner.process(),
             };
             self.fail_request_of(sender, id, from, why, text);

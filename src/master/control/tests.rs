@@ -69,6 +69,11 @@ fn forgetful() -> Explain {
     Box::new(|_| Box::pin(async { None }))
 }
 
+/// A master without a bus.
+fn nobody() -> Guests {
+    Guests::new(Box::new(|_| Err(std::io::ErrorKind::Unsupported.into())))
+}
+
 fn fake() -> Rc<Fake> {
     Rc::new(Fake(RefCell::new(StatusReport {
         version: "1.0.0".into(),
@@ -114,7 +119,7 @@ impl Stand {
         let fake = fake();
         let (ask, asked) = mpsc::unbounded_channel();
         let listener = bound.listener().expect("a listener");
-        let server = serve(listener, fake.clone(), forgetful(), ask);
+        let server = serve(listener, fake.clone(), forgetful(), ask, nobody());
         Self {
             bound,
             server,
@@ -501,7 +506,7 @@ fn finishing_lets_the_last_line_through() {
         assert!(early.is_err());
         let (ask, _) = mpsc::unbounded_channel();
         let listener = bound.listener().expect("a listener");
-        let _server = serve(listener, fake(), forgetful(), ask);
+        let _server = serve(listener, fake(), forgetful(), ask, nobody());
         assert!(late.await.is_ok());
     });
 }
@@ -570,6 +575,7 @@ fn an_upgrade_is_followed_into_the_new_binary() {
                 Rc::new(Script(asked.clone())),
                 forgetful(),
                 ask,
+                nobody(),
             );
             until(|| asked.borrow().is_empty()).await;
             (server, bound)

@@ -43,6 +43,7 @@ use crate::{
     master::{
         Admin, Holdings, Hooks,
         dispatcher::{self, Recruit, Rules},
+        guests::Farewell,
         process::{Birth, Event, Leap, Process},
         supervisor::{ClusterState, Supervisor},
     },
@@ -188,7 +189,8 @@ impl Supervisor {
             ));
         };
         teller.say(EXEC_LINE);
-        // On its way to whoever asked.
+        self.guests.dismiss(Farewell::Upgrade);
+        // On its way to whoever asked, and to the guests.
         sleep(Duration::from_millis(20)).await;
         self.hub.freeze(LAST_WORDS).await;
         // The rest happens when all that the workers' lines have brought so far is acted on; what they
@@ -203,6 +205,7 @@ impl Supervisor {
         let (error, recruits) = failure
             .await
             .map_err(|_| Error::failed("the supervisor has ended"))?;
+        self.guests.readmit();
         if let Err(error) = self.start_dispatcher(recruits) {
             // A master that accepts nothing must not look alive.
             notice(format_args!("{error}"));
@@ -416,6 +419,7 @@ impl Supervisor {
                 Whose::Process(number) => _ = lines.insert(number, link),
                 Whose::Below(process) => bus.below.push((process, packer.put(link.line)?)),
                 Whose::Above => bus.above = Some(packer.put(link.line)?),
+                Whose::Met(_) => {}
             }
         }
         let mut processes = Vec::new();

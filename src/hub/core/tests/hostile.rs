@@ -82,6 +82,34 @@ fn what_a_process_may_not_say_cuts_it_off() {
 }
 
 #[test]
+fn versions_may_be_any_number() {
+    let mut net = Net::default();
+    let (hub, other) = (net.hub(), net.hub());
+    let wire = net.meet(hub, other);
+    net.pump();
+    let (_, port) = net.end_of(wire, 0);
+    let loads = super::rig::Given::default();
+    for (version, what) in [
+        (u64::MAX - 1, What::Anew),
+        (u64::MAX - 1, What::Complete),
+        (u64::MAX, What::Wants("a".into())),
+        (0, What::Wants("b".into())),
+        (u64::MAX, What::Wants("c".into())),
+    ] {
+        let owner = MasterId(101);
+        let fact = Fact {
+            owner,
+            version,
+            what,
+        };
+        let packet = draft(Kind::Fact, rmp_serde::to_vec_named(&fact).unwrap()).encode();
+        let core = &mut net.hubs[hub].core;
+        assert_eq!(core.receive(port, &packet, None, 0, &loads), Ok(()));
+    }
+    assert_eq!(net.hubs[hub].core.interest.size(), 1);
+}
+
+#[test]
 fn a_hub_may_speak_only_for_those_behind_it() {
     let mut net = Net::default();
     let hubs = [net.hub(), net.hub(), net.hub()];

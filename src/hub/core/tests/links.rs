@@ -42,7 +42,7 @@ fn a_chain_of_masters_knows_all_of_itself() {
     assert_eq!(parent(net.hubs[0].id.process()), None);
     // The last welcome tells who is at the top.
     let tells = net.take(workers[3], Kind::Tell);
-    let top = tells.iter().filter_map(|got| match got.tell() {
+    let mut top = tells.iter().filter_map(|got| match got.tell() {
         Some(Tell::Welcome {
             grand_master,
             you,
@@ -52,7 +52,7 @@ fn a_chain_of_masters_knows_all_of_itself() {
     });
     let me = net.id(workers[3]);
     assert_eq!(
-        top.last(),
+        top.next_back(),
         Some((net.hubs[0].id, me, Some(me.master().process())))
     );
 }
@@ -347,4 +347,23 @@ fn the_line_of_a_branch_is_given_out_once() {
     assert_eq!(net.hubs[hub].core.branches(), []);
     net.pump();
     assert_eq!(net.take(worker, Kind::Reply)[0].header.id, 5);
+}
+
+#[test]
+fn who_was_between_is_passed_over_once_it_is_gone() {
+    let mut net = Net::default();
+    let hubs = [net.hub(), net.hub()];
+    let master = net.master(hubs[0]);
+    let (starter, other) = (net.worker(hubs[0], 0), net.worker(hubs[0], 1));
+    let below = net.worker(hubs[1], 0);
+    net.branch(starter, hubs[1]);
+    net.subscribe(master, "said.it");
+    net.subscribe(other, "said.it");
+    net.pump();
+    net.leave(starter, Departure::Signal(9));
+    net.pump();
+    net.publish(below, To::Ancestors, "said.it", b"!");
+    assert_eq!(net.reached(), [master]);
+    net.publish(below, To::GrandMaster, "said.it", b"!");
+    assert_eq!(net.reached(), [master]);
 }

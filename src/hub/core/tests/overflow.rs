@@ -1,5 +1,7 @@
 //! What happens to those who do not read, and that it happens to nobody else.
 
+use proptest::prelude::*;
+
 use super::{
     super::{Limits, Lost, Overflow},
     rig::{Draft, Net},
@@ -264,4 +266,40 @@ fn a_hub_that_does_not_read_gets_no_more_but_all_facts() {
             .iter()
             .any(|peer| peer.id == net.id(newcomer))
     );
+}
+
+proptest! {
+    /// Whoever reads now and then sees exactly how many it has missed, and everything else in order.
+    #[test]
+    fn gaps_are_as_long_as_what_was_lost(
+        messages in prop::collection::vec((0usize..20_000, prop::bool::weighted(0.1)), 1..80),
+    ) {
+        let mut net = Net::default();
+        let hub = net.hub_with(small());
+        let [sender, slow] = [0, 1].map(|seat| net.worker(hub, seat));
+        net.subscribe(slow, "flood");
+        net.pump();
+        net.processes[slow].is_stopped = true;
+        let mut got = Vec::new();
+        for (number, (bytes, reads)) in messages.iter().enumerate() {
+            let mut payload = format!("{number} ").into_bytes();
+            payload.resize(payload.len() + bytes, b'.');
+            net.publish(sender, To::Subscribers, "flood", &payload);
+            let port = net.processes[slow].port;
+            prop_assert!(net.hubs[hub].core.queue(port).unwrap().bytes() <= MAX_PACKET);
+            if *reads || number + 1 == messages.len() {
+                net.wake(slow);
+                net.processes[slow].is_stopped = true;
+                for text in net.events(slow) {
+                    let number = text.split_once(' ').unwrap().0;
+                    got.push(number.parse::<usize>().unwrap());
+                }
+            }
+        }
+        prop_assert!(got.is_sorted_by(|one, next| one < next));
+        prop_assert_eq!(got.last(), Some(&(messages.len() - 1)));
+        let missed = net.processes[slow].missed as usize;
+        prop_assert_eq!(got.len() + missed, messages.len());
+        prop_assert_eq!(net.hubs[hub].counters.lost(Lost::Overflow).count(), missed as u64);
+    }
 }

@@ -1,21 +1,22 @@
 //! The hub's sides of all lines: what waits for each, what is numbered, what is lost.
 
+mod frames;
+mod room;
+
 use std::collections::{HashSet, VecDeque};
 
+pub(super) use self::frames::{failure_of, own_frame, tell_frame};
+use self::{
+    frames::{acknowledgement_frame, failure_frame, is_message},
+    room::{Due, Owed},
+};
 use super::{
-    HubLink, Limits, Overflow, PortId,
+    HubLink, Limits, PortId,
     counters::{Counters, Lost},
     hash::Seed,
 };
-use crate::bus::{
-    Encoding, Failure, ProcessId, To,
-    control::Tell,
-    frame::{self, Attached, Frame, Header, Kind, Space},
-    queue::Queue,
-};
+use crate::bus::{Failure, ProcessId, control::Tell, frame::Kind, queue::Queue};
 
-/// Answers that are owed to one port at the most; beyond, they are lost.
-const MOST_OWED: usize = 65_536;
 /// Facts may wait for a hub beyond the limit for messages, as nothing heals their loss but sending all
 /// of them again; up to so many times the limit.
 const FACTS_BEYOND: usize = 8;
@@ -94,22 +95,6 @@ pub(super) struct HubEnd {
     pub(super) asked: bool,
 }
 
-/// An answer that had no room, and is sent as soon as there is some.
-#[derive(Debug)]
-struct Owed {
-    to: ProcessId,
-    from: ProcessId,
-    id: u64,
-    what: Due,
-}
-
-#[derive(Debug)]
-enum Due {
-    Acknowledgement,
-    Failure(Failure),
-    Welcome(Tell),
-}
-
 /// A request that had to make room for something newer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Evicted {
@@ -181,6 +166,23 @@ impl<A> Ports<A> {
         {}
         counters.lost(Lost::Closed).add(waited);
         Some(port)
+    }
+
+    /// Drops all that waits for a link that is to be closed; the requests that were to go on from there by a
+    /// route.
+    pub(super) fn drop_routed(&mut self, slot: u32, counters: &Counters) -> Vec<(ProcessId, u64)> {
+        let mut routed = Vec::new();
+        while let Some(port) = self.get_mut(slot)
+            && port.queue.drop_oldest(|frame, _| {
+                counters
+                    .lost(Lost::Closed)
+                    .add(u64::from(is_message(frame)));
+                if frame.header.kind == Kind::Request && frame.to.first() == Some(&10) {
+                    routed.push((frame.header.from, frame.header.id));
+                }
+            })
+        {}
+        routed
     }
 
     /// The slot of a port that is open.
@@ -417,204 +419,4 @@ impl<A> Ports<A> {
             self.dirty.push_back(slot);
         }
     }
-}
-
-impl<A> Port<A> {
-    #[inline]
-    fn append(&mut self, frame: &[u8], from: ProcessId, attached: Option<A>) {
-        let sequence = self.sequence;
-        self.queue.push(frame.len(), attached, |bytes| {
-            let start = bytes.len();
-            bytes.extend_from_slice(frame);
-            let copy = &mut bytes[start..];
-            frame::set_sequence(copy, sequence);
-            frame::set_from(copy, from);
-        });
-    }
-
-    /// Was it given up?
-    pub(super) fn is_cut(&self) -> bool {
-        self.is_cut
-    }
-
-    /// Makes room for so many bytes, or says that there is none.
-    #[cold]
-    fn make_room(
-        &mut self,
-        bytes: usize,
-        attached: bool,
-        limits: &Limits,
-        counters: &Counters,
-        evicted: &mut Vec<Evicted>,
-    ) -> Result<(), Refusal> {
-        if self.is_cut {
-            return Err(Refusal::Closed);
-        }
-        if attached && self.queue.attached() >= limits.attachments {
-            counters.lost(Lost::Overflow).add(1);
-            return Err(Refusal::Full);
-        }
-        // What is owed is older: it goes first, with the number that was meant for the new frame.
-        self.sequence -= 1;
-        self.pay(counters);
-        self.sequence += 1;
-        if self.queue.has_room(bytes) {
-            return Ok(());
-        }
-        let End::Process(process) = &self.end else {
-            // Facts have to come through without a gap: one would have all of them sent again.
-            self.sequence -= 1;
-            counters.lost(Lost::Overflow).add(1);
-            return Err(Refusal::Full);
-        };
-        if limits.overflow == Overflow::Cut {
-            self.cut(counters);
-            return Err(Refusal::Closed);
-        }
-        let me = process.id;
-        let mut owed = Vec::new();
-        while !self.queue.has_room(bytes) {
-            let dropped = self.queue.drop_oldest(|frame, _| {
-                let id = frame.header.id;
-                let due = match frame.header.kind {
-                    Kind::Request => {
-                        evicted.push(Evicted {
-                            requester: frame.header.from,
-                            id,
-                            target: me,
-                        });
-                        None
-                    }
-                    Kind::Reply if is_bare(frame) => Some(Due::Acknowledgement),
-                    Kind::Reply => Some(Due::Failure(Failure::Overflow)),
-                    Kind::Failure => Some(Due::Failure(failure_of(frame))),
-                    Kind::Tell => welcome_of(frame).map(Due::Welcome),
-                    _ => None,
-                };
-                if is_message(frame) {
-                    counters.lost(Lost::Overflow).add(1);
-                }
-                owed.extend(due.map(|what| Owed {
-                    to: me,
-                    from: frame.header.from,
-                    id,
-                    what,
-                }));
-            });
-            if !dropped {
-                break;
-            }
-        }
-        for one in owed {
-            self.owe(one, counters);
-        }
-        Ok(())
-    }
-
-    fn owe(&mut self, owed: Owed, counters: &Counters) {
-        if self.owed.len() < MOST_OWED {
-            self.owed.push_back(owed);
-        } else {
-            counters.lost(Lost::Overflow).add(1);
-        }
-    }
-
-    /// Puts what is owed into the queue, as far as there is room.
-    #[inline]
-    fn pay(&mut self, counters: &Counters) {
-        if !self.owed.is_empty() {
-            self.pay_some(counters);
-        }
-    }
-
-    #[cold]
-    fn pay_some(&mut self, counters: &Counters) {
-        while let Some(owed) = self.owed.front() {
-            let frame = match &owed.what {
-                Due::Acknowledgement => acknowledgement_frame(owed.from, owed.to, owed.id),
-                Due::Failure(failure) => failure_frame(owed.from, owed.to, owed.id, *failure, ""),
-                Due::Welcome(tell) => tell_frame(owed.from, tell),
-            };
-            if !self.queue.has_room(frame.len()) {
-                return;
-            }
-            let from = owed.from;
-            let is_welcome = matches!(owed.what, Due::Welcome(_));
-            self.owed.pop_front();
-            // The numbers begin anew with a welcome, whenever it comes.
-            self.sequence = if is_welcome { 1 } else { self.sequence + 1 };
-            self.append(&frame, from, None);
-            counters.delivered.add(1);
-        }
-    }
-
-    /// Gives the port up: nothing goes there any more.
-    fn cut(&mut self, counters: &Counters) {
-        self.is_cut = true;
-        counters.cut.add(1);
-        let mut waited = 0;
-        while self
-            .queue
-            .drop_oldest(|frame, _| waited += u64::from(is_message(frame)))
-        {}
-        self.owed.clear();
-        counters.lost(Lost::Closed).add(waited);
-    }
-}
-
-/// Is it something that one process had to say to another?
-fn is_message(frame: &Frame<'_>) -> bool {
-    matches!(frame.header.kind, Kind::Event | Kind::Request | Kind::Reply)
-}
-
-/// Is nothing lost if only its id is kept?
-fn is_bare(frame: &Frame<'_>) -> bool {
-    frame.payload.is_empty() && frame.header.attached == Attached::Nothing
-}
-
-/// A frame of the hub itself.
-pub(super) fn own_frame(kind: Kind, from: ProcessId, to: &To, id: u64, payload: &[u8]) -> Vec<u8> {
-    let header = Header {
-        kind,
-        space: Space::Topic,
-        encoding: match kind {
-            Kind::Failure => Encoding::Raw,
-            _ => Encoding::Compact,
-        },
-        attached: Attached::Nothing,
-        sequence: 0,
-        from,
-        id,
-        deadline: 0,
-    };
-    let mut bytes = Vec::with_capacity(128 + payload.len());
-    frame::encode(&header, to, "", &[], payload, &mut bytes);
-    bytes
-}
-
-/// Tells a process something.
-pub(super) fn tell_frame(hub: ProcessId, tell: &Tell) -> Vec<u8> {
-    let payload = rmp_serde::to_vec_named(tell).expect("our own words can be written");
-    own_frame(Kind::Tell, hub, &To::Subscribers, 0, &payload)
-}
-
-fn acknowledgement_frame(from: ProcessId, to: ProcessId, id: u64) -> Vec<u8> {
-    own_frame(Kind::Reply, from, &To::from(to), id, &[])
-}
-
-fn failure_frame(from: ProcessId, to: ProcessId, id: u64, failure: Failure, text: &str) -> Vec<u8> {
-    let mut payload = vec![failure as u8];
-    payload.extend_from_slice(text.as_bytes());
-    own_frame(Kind::Failure, from, &To::from(to), id, &payload)
-}
-
-/// What an encoded failure says.
-pub(super) fn failure_of(frame: &Frame<'_>) -> Failure {
-    let tag = frame.payload.first().copied().unwrap_or_default();
-    Failure::from_tag(tag).unwrap_or(Failure::Refused)
-}
-
-fn welcome_of(frame: &Frame<'_>) -> Option<Tell> {
-    let tell = rmp_serde::from_slice(frame.payload).ok()?;
-    matches!(tell, Tell::Welcome { .. }).then_some(tell)
 }
