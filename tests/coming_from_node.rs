@@ -7,16 +7,16 @@
 use std::{
     collections::BTreeSet,
     error::Error,
-    net::{TcpListener, UdpSocket},
+    net::{TcpListener, TcpStream, UdpSocket},
     process::Command,
     time::Duration,
 };
 
 use pointsman::{
-    Cluster, Conn, Mode, Worker,
+    Cluster, Conn, Master, Mode, Worker,
     bus::{
-        Attachment, Balance, Bus, BusError, Departure, Framed, Hosted, Message, Peer, Presence,
-        PresenceEvents, ProcessId, Role, Subscription, To,
+        Attachment, Balance, Bus, BusError, Departure, Framed, Message, Peer, Presence,
+        PresenceEvents, ProcessId, Subscription, To,
     },
 };
 use serde_json::{Value, json};
@@ -250,11 +250,18 @@ async fn child_process_handles(worker: Worker, special: ProcessId, conn: Conn) -
     Ok(())
 }
 
+/// child_process: the parent's side.
+async fn child_process_parent(master: Master, special: ProcessId, stream: TcpStream) -> Done {
+    master.send_connection(special, stream, "socket").await?;
+    Ok(())
+}
+
 /// child_process: the special ones.
 fn child_process_special(cluster: Cluster) -> Cluster {
     cluster
         .worker_group("special", 1)
         .pin("74.125.127.100/32", "special")
+        .on_master(|master| drop(master.bus()))
 }
 
 /// Without blanks, without the comma that a line break brings, and without the backslash that keeps a table
