@@ -114,17 +114,14 @@ fn a_process_that_does_not_read_costs_nobody_else() {
         // One that subscribes and then looks at nothing.
         let (lazy, lazy_line) = process(&hub);
         let duplicate = lazy_line.try_clone().expect("a descriptor");
-        {
-            let lazy_runtime = std::thread::spawn(move || {
-                run(async {
-                    let lazy = Bus::connect(duplicate).expect("inside a runtime");
-                    let subscription = lazy.subscribe("flood").await.expect("a hub");
-                    // Its task ends with the runtime, and the subscription is never taken back.
-                    std::mem::forget(subscription);
-                });
-            });
-            lazy_runtime.join().expect("no panic");
-        }
+        let subscribing = std::thread::spawn(move || {
+            run(async {
+                let lazy = Bus::connect(duplicate).expect("inside a runtime");
+                lazy.subscribe("flood").await.expect("a hub")
+            })
+        });
+        // Its task has ended with its runtime, and what it has subscribed to still stands.
+        let _subscription = subscribing.join().expect("no panic");
         let mut eager = bus.subscribe("flood").await.expect("a hub");
         let payload = vec![b'x'; 8 * 1024];
         let mut published = 0;

@@ -331,6 +331,7 @@ fn a_branch_is_on_the_bus_of_the_trunk() {
         let master = peers.iter().find(|peer| peer["id"] == masters)?;
         is_true(master["parent"] == b.id)
     });
+    assert_eq!(x.hello["parent"], masters);
     subscribe(&x, "down");
     publish(&a, "down", "to the branch");
     x.receives("down", "to the branch");

@@ -35,6 +35,7 @@ use std::{
     net::TcpStream,
     process::ExitCode,
     rc::Rc,
+    sync::OnceLock,
     task::{Context, Poll},
     time::Duration,
 };
@@ -60,6 +61,9 @@ use tower_service::Service;
 pub const DESK: &str = "BUS_TEST_DESK";
 /// What the cluster is to be: a list of `name=value`.
 pub const SHAPE: &str = "BUS_TEST_SHAPE";
+
+/// The master's.
+static LINE_TO_THE_DESK: OnceLock<TcpStream> = OnceLock::new();
 
 /// Answers every request.
 #[derive(Clone)]
@@ -101,7 +105,7 @@ pub fn run() -> ExitCode {
             // Kept open for as long as the master lives: its end is the end of the connection.
             let mut desk = connect();
             writeln!(desk, "{line}").expect("the test listens");
-            std::mem::forget(desk);
+            let _ = LINE_TO_THE_DESK.set(desk);
         });
     for (name, value) in shape.split_whitespace().filter_map(|s| s.split_once('=')) {
         cluster = match name {
