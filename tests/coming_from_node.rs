@@ -13,7 +13,7 @@ use std::{
 };
 
 use pointsman::{
-    Cluster, Conn, Master, Mode, Worker,
+    BusOptions, Cluster, Conn, Master, Mode, Worker,
     bus::{
         Attachment, Balance, Bus, BusError, Departure, Framed, Message, Peer, Presence,
         PresenceEvents, ProcessId, Subscription, To,
@@ -85,6 +85,7 @@ fn ipevents(cluster: Cluster) -> Cluster {
         .backoff_limit(Duration::from_secs(1))
         .workers(4)
         .control(Some("/run/app/control".into()))
+        .bus(BusOptions::nats("nats://127.0.0.1:4222"))
         .on_worker_stop(|worker, why| println!("{worker:?}: {why:?}"))
 }
 

@@ -284,7 +284,7 @@ impl Labour {
             let mut payload = Payload::new(0, size);
             while line.publish(FLOOD, payload.at(counted.get())).await.is_ok() {
                 counted.set(counted.get() + 1);
-                if counted.get() % TURN == 0 {
+                if counted.get().is_multiple_of(TURN) {
                     yield_now().await;
                 }
             }

@@ -52,8 +52,6 @@ pub(crate) struct Measured {
     pub(crate) done: u64,
     /// Those that did not.
     pub(crate) lost: u64,
-    /// Of the lost ones, those whose place was seen to be empty.
-    pub(crate) missed: u64,
     pub(crate) disordered: u64,
     pub(crate) delta: Delta,
     pub(crate) latency: histogram::Snapshot,
@@ -232,11 +230,18 @@ impl Stage {
         let of = |what: fn(&Count) -> u64| counts.iter().map(what).sum::<u64>();
         let last_ns = counts.iter().map(|count| count.last_ns).max().unwrap_or(0);
         let done = of(|count| count.received);
+        let lost = (messages * SUBSCRIBERS.len() as u64).saturating_sub(done);
+        let missed = of(|count| count.missed);
+        if counts.iter().all(|count| count.complete) && missed != lost {
+            bail!(
+                "{}: {lost} messages were lost, and {missed} were seen to be missing",
+                self.name
+            );
+        }
         Ok(Measured {
             seconds: last_ns.saturating_sub(began_ns) as f64 * 1e-9,
             done,
-            lost: (messages * SUBSCRIBERS.len() as u64).saturating_sub(done),
-            missed: of(|count| count.missed),
+            lost,
             disordered: of(|count| count.disordered),
             delta,
             ..Measured::default()
