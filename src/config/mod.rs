@@ -592,6 +592,7 @@ mod tests {
                     rules: vec!["2001:db8::/32=special".parse().expect("a pin")],
                 },
                 master_serves: true,
+                restart_children: false,
                 pin_cpus: true,
                 admin: Some("127.0.0.1:9900".parse().expect("address")),
                 drain_timeout: Duration::from_millis(1500),

@@ -139,7 +139,9 @@ enum Sent {
     Full,
     /// There was no room before, and somebody waits for it.
     Waits,
-    /// The line has ended.
+    /// Nobody listens at the other end any more.
+    Deaf,
+    /// The hub has cut it off.
     End,
 }
 
@@ -541,7 +543,7 @@ impl Hub {
                 }
                 // For want of memory: it goes when there is some.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Sent::Full,
-                Err(_) => return Sent::End,
+                Err(_) => return Sent::Deaf,
             }
         }
         Sent::All
@@ -559,7 +561,9 @@ impl Hub {
                 tasks.push(task.abort_handle());
             }
             (Sent::Full, Way::Gateway(_)) => port.full.set(true),
-            (Sent::End, _) => self.close(id),
+            // What it has said before it went is still to be read; the reader finds the end.
+            (Sent::Deaf, Way::Line(_)) => port.full.set(true),
+            (Sent::Deaf, Way::Gateway(_)) | (Sent::End, _) => self.close(id),
         }
     }
 

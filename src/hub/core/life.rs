@@ -54,7 +54,8 @@ impl<A> Core<A> {
                 parent,
                 node: self.node.clone(),
                 pid,
-                ready: false,
+                // Nobody says of a guest when it is.
+                ready: role == Role::Guest,
                 applications: Default::default(),
                 functions: Vec::new(),
                 load: 0,

@@ -37,7 +37,7 @@ mod workbench;
 use std::sync::Arc;
 
 pub(crate) use self::counters::{Counter, Counters, FAILURES, Lost};
-pub(crate) use self::words::{HubLink, Limits, Loads, Newcomer, Overflow, PortId, Snapshot};
+pub(crate) use self::words::{HubLink, Limits, Loads, Newcomer, Overflow, PortId};
 pub use self::workbench::Workbench;
 use self::{
     balance::Hosts,
@@ -361,16 +361,6 @@ impl<A> Core<A> {
             }
         }
         peers
-    }
-
-    /// What is there.
-    pub(crate) fn snapshot(&self, loads: &dyn Loads) -> Snapshot {
-        Snapshot {
-            me: self.me,
-            next_number: self.next_number,
-            peers: self.peers(loads),
-            hubs: self.ports.hubs().map(|(_, link)| link).collect(),
-        }
     }
 
     /// Takes a packet apart.

@@ -91,16 +91,3 @@ impl Default for Limits {
         }
     }
 }
-
-/// What is there, to be shown, or to be carried to another binary.
-#[derive(Debug, Clone)]
-pub(crate) struct Snapshot {
-    /// This master.
-    pub(crate) me: MasterId,
-    /// The number that the next process gets: [`Core::count_from`] of the one that goes on.
-    pub(crate) next_number: u32,
-    /// Everybody, of all masters.
-    pub(crate) peers: Vec<Peer>,
-    /// The other hubs.
-    pub(crate) hubs: Vec<HubLink>,
-}
