@@ -123,7 +123,7 @@ pub struct Header {
 pub struct Frame<'a> {
     /// All but its texts and bytes.
     pub header: Header,
-    /// To whom, in bytes: [`To::decode`].
+    /// To whom, in bytes.
     pub to: &'a [u8],
     /// The topic, application or function.
     pub name: &'a str,

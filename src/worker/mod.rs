@@ -130,6 +130,12 @@ impl Worker {
         }
     }
 
+    /// The worker group that it is in, see [`Cluster::worker_group`](crate::Cluster::worker_group); `None`:
+    /// it is one for everybody else.
+    pub fn group(&self) -> Option<&str> {
+        self.inheritance.group.as_deref()
+    }
+
     /// What [`Cluster::application`](crate::Cluster::application) was given, as the master validated it.
     pub fn application(&self) -> &str {
         &self.inheritance.application

@@ -1,6 +1,6 @@
 //! The words between the core and whoever carries its packets.
 
-use crate::bus::{MasterId, Peer, ProcessId, Role};
+use crate::bus::{MasterId, ProcessId, Role};
 
 /// The hub's side of a line. Never means another port, even when this one is long closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

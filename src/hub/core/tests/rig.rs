@@ -62,7 +62,6 @@ pub(super) struct Process {
 pub(super) struct Got {
     pub(super) header: Header,
     pub(super) to: To,
-    pub(super) name: String,
     pub(super) path: Vec<MasterId>,
     pub(super) payload: Vec<u8>,
     pub(super) attached: Option<u32>,
@@ -356,7 +355,6 @@ impl Net {
                 let got = Got {
                     header: frame.header,
                     to: To::decode(frame.to).unwrap(),
-                    name: frame.name.to_owned(),
                     path: frame.masters().collect(),
                     payload: frame.payload.to_vec(),
                     attached: attached.take(),
