@@ -182,7 +182,7 @@ impl<T: Item> Inbox<T> {
     }
 
     /// How many have been lost so far.
-    pub(super) fn missed(&self) -> u64 {
+    pub(super) fn all_missed(&self) -> u64 {
         self.inner().all_missed
     }
 

@@ -68,7 +68,7 @@ impl PresenceEvents {
     /// How many events have been lost so far, at the most, because they were not read or the hub had no
     /// room for them. Whoever keeps a list, and sees this grow, asks for all [`peers`](Bus::peers) again.
     pub fn missed(&self) -> u64 {
-        self.inbox.missed()
+        self.inbox.all_missed()
     }
 
     fn poll(&self, cx: &Context<'_>) -> Poll<Option<Presence>> {

@@ -46,7 +46,7 @@ impl Subscription {
 
     /// Messages that have been lost so far, at the most: see [`Message::missed`].
     pub fn missed(&self) -> u64 {
-        self.inbox.missed()
+        self.inbox.all_missed()
     }
 
     /// The bus that it came from.
