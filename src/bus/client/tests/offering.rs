@@ -49,6 +49,23 @@ async fn an_application_hears_what_it_is_told_and_asked() {
 }
 
 #[tokio::test]
+async fn names_of_the_librarys_own_are_for_nobody_else() {
+    let (_hub, bus) = Hub::new().await;
+    let hosted = bus.host("$paint", ()).await.map(drop);
+    let offered = bus.offer("$sum", |(): ()| async { Ok::<_, String>(()) });
+    let run = bus.run_in_node::<_, ()>(OTHER, "$sum", &(), LONG);
+    for outcome in [
+        hosted,
+        bus.tell("$paint", ""),
+        bus.call("$paint", "", "", LONG).await.map(drop),
+        offered.await.map(drop),
+        run.await,
+    ] {
+        assert!(matches!(outcome, Err(BusError::Invalid(_))), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_hub_refuses_is_not_kept() {
     let (mut hub, bus) = Hub::new().await;
     let (hosted, ()) = tokio::join!(bus.host("app", ()), async {
