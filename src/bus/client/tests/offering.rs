@@ -51,15 +51,13 @@ async fn an_application_hears_what_it_is_told_and_asked() {
 #[tokio::test]
 async fn names_of_the_librarys_own_are_for_nobody_else() {
     let (_hub, bus) = Hub::new().await;
-    let hosted = bus.host("$paint", ()).await.map(drop);
     let offered = bus.offer("$sum", |(): ()| async { Ok::<_, String>(()) });
-    let run = bus.run_in_node::<_, ()>(OTHER, "$sum", &(), LONG);
     for outcome in [
-        hosted,
+        within(bus.host("$paint", ())).await.map(drop),
         bus.tell("$paint", ""),
-        bus.call("$paint", "", "", LONG).await.map(drop),
-        offered.await.map(drop),
-        run.await,
+        within(bus.call("$paint", "", "", LONG)).await.map(drop),
+        within(offered).await.map(drop),
+        within(bus.run_in_node::<_, ()>(OTHER, "$sum", &(), LONG)).await,
     ] {
         assert!(matches!(outcome, Err(BusError::Invalid(_))), "{outcome:?}");
     }
