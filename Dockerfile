@@ -13,6 +13,8 @@ RUN cargo build --release --locked --bin pointsman
 FROM debian:bookworm-slim
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin pointsman
 COPY --from=build /pointsman/target/release/pointsman /usr/local/bin/pointsman
+# Whom --bus tls://… trusts if nobody says otherwise (--bus-ca).
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY LICENSE-MIT LICENSE-APACHE /usr/share/doc/pointsman/
 USER 10001:10001
 EXPOSE 8080 9900

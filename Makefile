@@ -33,7 +33,7 @@ run: toolchain ## Run the proxy with demo upstreams; Ctrl-C ends it
 	$(CARGO) run --release --locked -- serve --demo $(ARGS)
 
 test: toolchain ## Run all tests, doc tests included
-	$(call need,systemd-socket-activate=systemd unshare=util-linux chromium=chromium prometheus=prometheus promtool=prometheus nats-server=nats-server openssl=openssl)
+	$(call need,systemd-socket-activate=systemd unshare=util-linux chromium=chromium prometheus=prometheus promtool=prometheus nats-server=nats-server openssl=openssl python3=python3)
 	$(CARGO) test --workspace --locked $(ARGS)
 
 lint: fmt clippy doc deny ## Check format, lints, documentation and dependencies

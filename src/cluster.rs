@@ -228,7 +228,8 @@ impl Cluster {
     }
 
     /// Sends clients from `network` (`192.0.2.0/24`, `2001:db8::/32`, `192.0.2.1`) to the workers of
-    /// `group`, and nowhere else: while none of these is ready they wait. The longest prefix wins.
+    /// `group`, and nowhere else: while none of these is ready they wait, up to 256 of them, and more are
+    /// turned away. The longest prefix wins.
     pub fn pin(mut self, network: impl AsRef<str>, group: impl Into<String>) -> Self {
         match network.as_ref().parse::<Network>() {
             Ok(from) => self.config.pins.rules.push(Pin {

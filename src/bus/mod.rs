@@ -10,6 +10,9 @@
 //! | `id`, `peer`, `to`, `topic`, `payload`, `error` | the words of the bus |
 //! | `frame`, `control` | one message ↔ its bytes |
 //! | `queue`, `line` | what waits to go through a line, and the line |
+//! | `client` | a process's end: [`Bus`], and all that is said and heard with it |
+//! | `stream`, `framing` | byte streams between two processes, and values on them |
+//! | `branch` | masters below a process |
 
 mod branch;
 mod client;

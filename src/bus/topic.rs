@@ -33,6 +33,11 @@ pub fn matches(pattern: &str, topic: &str) -> bool {
     topic.next().is_none()
 }
 
+/// Does this one, or a pattern, or a name, belong to the library itself? Its sockets go by such names.
+pub fn is_reserved(text: &str) -> bool {
+    text.starts_with('$')
+}
+
 /// The words of a topic or pattern.
 pub fn words(text: &str) -> impl Iterator<Item = &str> + Clone {
     text.split('.')

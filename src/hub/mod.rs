@@ -12,6 +12,7 @@
 //! | `thread` | the thread: orders, and its end |
 //! | `tally` | what the hub has counted, carried on |
 //! | `handle` | what the rest of the master asks of the hub |
+//! | `ends` | tests of the core with processes' real ends |
 
 pub(crate) mod core;
 #[cfg(test)]

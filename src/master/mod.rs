@@ -2,7 +2,7 @@
 //! the admin interface and the control socket. It never reads a byte of a request, and survives
 //! anything a worker does.
 //!
-//! Two threads: the [`dispatcher`], and the control runtime with everything else.
+//! Three threads: the [`dispatcher`], the [`hub`] of the bus, and the control runtime with everything else.
 
 mod admin;
 mod backoff;

@@ -4,7 +4,11 @@ use std::{collections::HashMap, sync::Arc};
 
 use slab::Slab;
 
-use super::{super::topic, inbox::Inbox, message::Message, shared::is_reserved};
+use super::{
+    super::topic::{self, is_reserved},
+    inbox::Inbox,
+    message::Message,
+};
 
 /// Topics whose subscriptions are remembered.
 const REMEMBERED: usize = 4096;

@@ -14,7 +14,7 @@ use super::{
         frame::{Attached, Encoding, Kind, MAX_NAMED, MAX_PATH, MAX_PAYLOAD, Space},
         id::{MasterId, ProcessId},
         to::To,
-        topic,
+        topic::{self, is_reserved},
     },
     incoming::Incoming,
     outgoing::{Outgoing, Parcel, Words},
@@ -182,12 +182,7 @@ pub(super) fn check_pattern(pattern: &str) -> Result<(), BusError> {
     }
 }
 
-/// Is this one for the library itself?
-pub(super) fn is_reserved(topic: &str) -> bool {
-    topic.starts_with('$')
-}
-
-/// Says so.
+/// This one is for the library itself.
 pub(super) fn reserved(topic: &str) -> BusError {
     BusError::Invalid(format!(
         "{topic:?}: names that begin with $ are this library's own"
@@ -199,6 +194,9 @@ pub(super) fn reserved(topic: &str) -> BusError {
 /// # Errors
 /// [`BusError::Invalid`]: it may not.
 pub(super) fn check_name(name: &str) -> Result<(), BusError> {
+    if is_reserved(name) {
+        return Err(reserved(name));
+    }
     let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/';
     match name.len() {
         1..=MAX_NAME if !name.contains(odd) => Ok(()),

@@ -12,11 +12,11 @@ use futures_util::Stream;
 use tokio::task::coop::poll_proceed;
 
 use super::{
-    super::{control::Ask, error::BusError},
+    super::{control::Ask, error::BusError, topic},
     Bus,
     inbox::{Inbox, Next},
     message::{LATE, Message},
-    shared::{Tally, check_pattern, is_reserved, reserved},
+    shared::{Tally, check_pattern, reserved},
 };
 use crate::sys::clock::monotonic_ns;
 
@@ -168,7 +168,7 @@ impl Subscribe {
     /// As [`Bus::subscribe`].
     pub async fn open(self) -> Result<Subscription, BusError> {
         check_pattern(&self.pattern)?;
-        if is_reserved(&self.pattern) && !self.reserved {
+        if topic::is_reserved(&self.pattern) && !self.reserved {
             return Err(reserved(&self.pattern));
         }
         let (subscription, known) = {

@@ -10,7 +10,7 @@ use crate::bus::{
     Failure, Peer, ProcessId, To,
     control::{Ask, What},
     frame::{Attached, Frame, Kind, Malformed},
-    topic::{is_pattern, is_topic, words},
+    topic::{is_pattern, is_reserved, is_topic, words},
 };
 
 /// The most words of a pattern with a wildcard: each takes a place of its own.
@@ -192,6 +192,9 @@ impl<A> Core<A> {
 }
 
 fn check_name(name: &str) -> Result<(), String> {
+    if is_reserved(name) {
+        return Err("names that begin with $ are the library's own".into());
+    }
     let odd = |c: char| c == '/' || c.is_control() || c.is_whitespace();
     if name.is_empty() || name.len() > LONGEST_NAME || name.contains(odd) {
         return Err(format!(

@@ -4,7 +4,7 @@
 use super::hash::FastMap;
 use crate::bus::{
     MasterId,
-    topic::{is_topic, words},
+    topic::{is_reserved, is_topic, words},
 };
 
 /// Topics whose receivers are remembered. Beyond, all are forgotten: they are found again.
@@ -212,7 +212,7 @@ impl Node {
     /// A topic that begins with `$` is matched only by a pattern whose first word says so: `>` means
     /// everything that is meant for the public.
     fn find_top(&self, topic: &str, wanted: &mut Wanted) {
-        if !topic.starts_with('$') {
+        if !is_reserved(topic) {
             return self.find(words(topic), wanted);
         }
         let mut words = words(topic);

@@ -14,7 +14,7 @@
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
-use crate::bus::{MasterId, frame};
+use crate::bus::{MasterId, frame, topic::is_reserved};
 
 const MAGIC: [u8; 4] = *b"PMB\x01";
 const HEADER: usize = 48;
@@ -248,7 +248,7 @@ pub(crate) fn arriving(packet: &mut [u8], now: u64) -> Result<(), Dropped> {
     for frame in frame::frames(packet) {
         let frame = frame.map_err(|_| Dropped::Malformed)?;
         // Reserved topics are for what is attached.
-        if frame.header.attached != frame::Attached::Nothing || frame.name.starts_with('$') {
+        if frame.header.attached != frame::Attached::Nothing || is_reserved(frame.name) {
             return Err(Dropped::Malformed);
         }
     }

@@ -49,6 +49,21 @@ async fn an_application_hears_what_it_is_told_and_asked() {
 }
 
 #[tokio::test]
+async fn names_of_the_librarys_own_are_for_nobody_else() {
+    let (_hub, bus) = Hub::new().await;
+    let offered = bus.offer("$sum", |(): ()| async { Ok::<_, String>(()) });
+    for outcome in [
+        within(bus.host("$paint", ())).await.map(drop),
+        bus.tell("$paint", ""),
+        within(bus.call("$paint", "", "", LONG)).await.map(drop),
+        within(offered).await.map(drop),
+        within(bus.run_in_node::<_, ()>(OTHER, "$sum", &(), LONG)).await,
+    ] {
+        assert!(matches!(outcome, Err(BusError::Invalid(_))), "{outcome:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_hub_refuses_is_not_kept() {
     let (mut hub, bus) = Hub::new().await;
     let (hosted, ()) = tokio::join!(bus.host("app", ()), async {
