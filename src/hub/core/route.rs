@@ -5,6 +5,7 @@ use crate::bus::{
     Failure, ProcessId, To,
     control::Tell,
     frame::{self, Attached, Frame, Kind, MAX_NAMED, MAX_PATH, Malformed, Space},
+    topic::is_reserved,
 };
 
 /// `To::Subscribers`, as it travels.
@@ -33,7 +34,10 @@ impl<A> Core<A> {
         now: u64,
         loads: &dyn Loads,
     ) -> Result<(), Malformed> {
-        if !frame.path.is_empty() {
+        // The library's own names go with a descriptor, which stays on this machine: another one would
+        // refuse the whole packet.
+        let is_bare = frame.header.attached == Attached::Nothing && is_reserved(frame.name);
+        if !frame.path.is_empty() || is_bare {
             return Err(Malformed::Forbidden);
         }
         match frame.header.kind {

@@ -48,6 +48,11 @@ fn what_a_process_may_not_say_cuts_it_off() {
     let mut one = draft(Kind::Event, Vec::new());
     one.name = "said..it".into();
     bad.push((one, None, Malformed::Name));
+    for kind in [Kind::Event, Kind::Request, Kind::Reply, Kind::Failure] {
+        let mut one = draft(kind, Vec::new());
+        one.name = "$connection".into();
+        bad.push((one, None, Malformed::Forbidden));
+    }
     let mut one = draft(Kind::Event, Vec::new());
     one.attached = Attached::Stream;
     bad.push((one, None, Malformed::Attached));
