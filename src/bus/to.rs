@@ -23,7 +23,8 @@ pub enum To {
     Parent,
     /// The sender's own children; a worker that has started no master has none.
     Children,
-    /// The worker that is in this seat now, of the sender's master.
+    /// The worker that is in this seat now, of the sender's master. A successor is from when it is ready,
+    /// or when there is nobody else.
     Worker(u16),
     /// The master at the top of the tree.
     GrandMaster,

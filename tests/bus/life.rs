@@ -255,6 +255,10 @@ fn an_upgrade_keeps_what_was_asked_for() {
     assert!(number(&next_a) > number(&b), "{} {}", next_a.id, b.id);
     next_a.ok(json!({ "do": "be-ready" }));
     let next_b = cluster.successor(&b);
+    // It listens to nothing yet: who is meant by its seat is still the one before.
+    b.ok(json!({ "do": "subscribe", "pattern": "seat", "then": "echo" }));
+    let ask = json!({ "do": "request", "to": "worker 1", "topic": "seat" });
+    assert_eq!(next_a.ok(ask)["from"], b.id);
     next_b.ok(json!({ "do": "be-ready" }));
     subscribe(&next_b, "from.*");
     publish(&next_a, "from.after", "2");

@@ -15,11 +15,15 @@
 //! | `request` | `to`, `topic`, `payload`, `ms` | `payload` and `from` |
 //! | `answer` | `payload`: to all that `hold` has kept | |
 //! | `host`, `unhost` | `application`, `description` | |
-//! | `call` | `application`, `action`, `payload`, `ms` | `payload` and `from` |
+//! | `call` | `application`, `action`, `payload`, `ms`; `balance`: `round-robin` | `payload` and `from` |
+//! | `tell` | `application`, `payload` | |
 //! | `offer` | `function`: adds up a list of numbers | |
 //! | `run` | `on`, `function`, `numbers`, `ms` | `result` |
 //! | `peers`, `watch` | | the list; comings and goings from now on |
 //! | `branch` | `desk`: of the cluster below | its `pid` |
+//! | `take-streams`, `stream` | `topic`; `to`, `topic` | see [`streams`](super::streams) |
+//! | `write`, `read`, `streamed` | `bytes` | |
+//! | `hack` | `what`, `times` | see [`hostile`](super::hostile) |
 //! | `block` | `until`: an address | keeps the loop until the connection to it ends |
 //! | `exit` | `code` | |
 //! | `be-ready` | of a successor, in a cluster that is `patient` | |
@@ -46,8 +50,8 @@ use hyper::{
     body::{Bytes, Incoming},
 };
 use pointsman::{
-    Cluster, Worker,
-    bus::{Bus, BusError, Message, Overflow, ProcessId, Subscription, To},
+    Cluster,
+    bus::{Balance, Bus, BusError, Message, Overflow, ProcessId, Subscription, To},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -57,10 +61,15 @@ use tokio::{
 };
 use tower_service::Service;
 
+use super::{hostile, streams::Streaming};
+
 /// Where the test's desk is; set for the master and all below it.
 pub const DESK: &str = "BUS_TEST_DESK";
 /// What the cluster is to be: a list of `name=value`.
 pub const SHAPE: &str = "BUS_TEST_SHAPE";
+
+/// The seat of a master's own code, in a cluster where it `speaks`.
+pub const MASTER: u64 = 900;
 
 /// The master's.
 static LINE_TO_THE_DESK: OnceLock<TcpStream> = OnceLock::new();
@@ -111,6 +120,9 @@ pub fn run() -> ExitCode {
         cluster = match name {
             "workers" => cluster.workers(value.parse().expect("a number")),
             "master-serves" => cluster.master_serves(value == "true"),
+            "master-speaks" => cluster.on_master(|master| {
+                spawn_local(async move { Puppet::begin(master.bus(), MASTER, 1).await });
+            }),
             // Looked at by the workers.
             "patient" => cluster,
             "control" => cluster.control(Some(value.into())),
@@ -124,7 +136,7 @@ pub fn run() -> ExitCode {
         };
     }
     let served = cluster.serve(|worker| async move {
-        Puppet::begin(worker).await;
+        Puppet::begin(worker.bus(), worker.id().into(), worker.generation()).await;
         App
     });
     match served {
@@ -151,6 +163,7 @@ struct Puppet {
     kept: RefCell<Vec<Box<dyn std::any::Any>>>,
     /// Requests that are not to be answered.
     held: RefCell<Vec<Message>>,
+    streaming: Rc<Streaming>,
     /// Told when it may be ready.
     may_be_ready: Notify,
 }
@@ -170,7 +183,7 @@ type Answer = Result<Value, BusError>;
 
 impl Puppet {
     /// Connects to the desk and begins to listen to it.
-    async fn begin(worker: Worker) {
+    async fn begin(bus: Bus, seat: u64, generation: u64) {
         let stream = connect();
         stream.set_nonblocking(true).expect("a socket");
         let stream = tokio::net::TcpStream::from_std(stream).expect("a runtime");
@@ -184,11 +197,10 @@ impl Puppet {
                 }
             }
         });
-        let bus = worker.bus();
         let id = bus.id().await.expect("a bus");
         let hello = json!({
-            "worker": worker.id(),
-            "generation": worker.generation(),
+            "worker": seat,
+            "generation": generation,
             "pid": std::process::id(),
             "id": id.to_string(),
             "grand_master": bus.grand_master().await.expect("a bus").to_string(),
@@ -202,10 +214,11 @@ impl Puppet {
             tallies: RefCell::default(),
             kept: RefCell::default(),
             held: RefCell::default(),
+            streaming: Rc::default(),
             may_be_ready: Notify::new(),
         });
         let patient = std::env::var(SHAPE).is_ok_and(|shape| shape.contains("patient=true"));
-        let waits = patient && worker.generation() > 1;
+        let waits = patient && generation > 1;
         let obeying = puppet.clone();
         spawn_local(async move {
             let puppet = obeying;
@@ -310,8 +323,46 @@ impl Puppet {
             }
             "call" => {
                 let (application, action) = (text(command, "application"), text(command, "action"));
-                let answer = bus.call(application, action, payload(), deadline).await?;
+                let balance = match text(command, "balance") {
+                    "round-robin" => Balance::RoundRobin,
+                    _ => Balance::LeastLoaded,
+                };
+                let answer = bus
+                    .call_with(balance, application, action, payload(), deadline)
+                    .await?;
                 Ok(shown(&answer))
+            }
+            "tell" => {
+                bus.tell(text(command, "application"), payload())?;
+                bus.flush().await.map(|()| Value::Null)
+            }
+            "take-streams" => {
+                let offered = bus.subscribe(text(command, "topic")).await?;
+                spawn_local(self.streaming.clone().take(offered));
+                Ok(Value::Null)
+            }
+            "stream" => {
+                let to = address(text(command, "to"));
+                let stream = bus.open_stream(to, text(command, "topic"), "", deadline);
+                self.streaming.hold(stream.await?);
+                Ok(Value::Null)
+            }
+            "write" => {
+                let bytes = command["bytes"].as_u64().expect("a number");
+                self.streaming.clone().write(bytes);
+                Ok(Value::Null)
+            }
+            "read" => {
+                self.streaming.clone().read();
+                Ok(Value::Null)
+            }
+            "streamed" => Ok(self.streaming.report()),
+            "hack" => {
+                let times = command["times"].as_u64().unwrap_or(1);
+                let victim = command["victim"]
+                    .as_str()
+                    .map(|id| id.parse().expect("an id"));
+                Ok(hostile::send(text(command, "what"), victim, times).into())
             }
             "offer" => {
                 let sum = |numbers: Vec<i64>| async move {

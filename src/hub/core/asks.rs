@@ -1,7 +1,7 @@
 //! What a process asks of its hub.
 
 use super::{
-    Core, Loads,
+    Core, HubLink, Loads, Lost,
     facts::{read, record_size},
     interest::Who,
     ports::own_frame,
@@ -18,6 +18,8 @@ const MOST_WORDS: usize = 16;
 /// The longest name of an application or function, in bytes: what an application is asked to do stands
 /// behind its name, and both have 255.
 const LONGEST_NAME: usize = 128;
+/// Masters below one process whose lines are looked after: each costs an open file of the master.
+const MOST_BRANCHES: usize = 64;
 /// Bytes of peers that are listed in one answer.
 const LISTED: usize = 24 << 10;
 
@@ -61,10 +63,7 @@ impl<A> Core<A> {
                 self.list_peers(slot, process, id, loads);
                 return Ok(());
             }
-            Ask::Branch => {
-                self.branches.extend(attached.map(|line| (process, line)));
-                Ok(())
-            }
+            Ask::Branch => self.branch(process, attached),
         };
         if id != 0 {
             let outcome = done.as_ref().err().map(|text| (Failure::Refused, &**text));
@@ -168,6 +167,20 @@ impl<A> Core<A> {
                 peer.functions.insert(place, function);
             }
         })
+    }
+
+    fn branch(&mut self, process: ProcessId, line: Option<A>) -> Result<(), String> {
+        let there = self.ports.hubs();
+        let there = there.filter(|(_, link)| *link == HubLink::Below(process));
+        let new = self.branches.iter().filter(|(by, _)| *by == process);
+        if there.count() + new.count() >= MOST_BRANCHES {
+            self.counters.lost(Lost::Attachment).add(1);
+            return Err(format!(
+                "a process has at most {MOST_BRANCHES} masters below it"
+            ));
+        }
+        self.branches.extend(line.map(|line| (process, line)));
+        Ok(())
     }
 
     fn list_peers(&mut self, slot: u32, process: ProcessId, id: u64, loads: &dyn Loads) {

@@ -8,7 +8,7 @@
 
 use super::rig::{Draft, Net, STUCK};
 use crate::bus::{
-    Balance, Failure, MasterId, ProcessId, To, control::Ask, frame::Kind, frame::Space,
+    Balance, Departure, Failure, MasterId, ProcessId, To, control::Ask, frame::Kind, frame::Space,
 };
 
 struct Tree {
@@ -143,6 +143,28 @@ fn a_seat_belongs_to_who_was_born_there_last() {
     x.net.subscribe(next, "said.it");
     x.net.publish(x.a, To::Worker(1), "said.it", b"!");
     assert_eq!(x.net.reached(), [next]);
+}
+
+#[test]
+fn a_seat_belongs_to_a_successor_from_when_that_is_ready() {
+    let mut x = tree();
+    let reaches = |x: &mut Tree| {
+        x.net.publish(x.b, To::Worker(0), "said.it", b"!");
+        x.net.reached()
+    };
+    let (before, id) = (x.a, x.net.id(x.a));
+    x.net.hubs[0].core.ready(id);
+    let next = x.net.worker(0, 0);
+    x.net.subscribe(next, "said.*");
+    x.net.pump();
+    assert_eq!(reaches(&mut x), [before]);
+    let id = x.net.id(next);
+    x.net.hubs[0].core.ready(id);
+    x.net.pump();
+    assert_eq!(reaches(&mut x), [next]);
+    x.net.leave(next, Departure::Exit(1));
+    x.net.pump();
+    assert_eq!(reaches(&mut x), [before]);
 }
 
 fn call(x: &mut Tree, sender: usize, balance: Balance) -> Vec<usize> {

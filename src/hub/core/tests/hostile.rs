@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use super::rig::{Draft, Net};
+use super::{
+    super::{HubLink, Newcomer},
+    rig::{Draft, Net},
+};
 use crate::bus::{
     MasterId, To,
     control::{Ask, Fact, What},
@@ -252,4 +255,30 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_process_has_only_so_many_masters_below_it() {
+    let mut net = Net::default();
+    let hub = net.hub();
+    let (a, b) = (net.worker(hub, 0), net.worker(hub, 1));
+    let ask = |net: &mut Net, process: usize, line: u32| {
+        let words = rmp_serde::to_vec_named(&Ask::Branch).unwrap();
+        let mut branch = draft(Kind::Ask, words);
+        branch.attached = Attached::Line;
+        net.raw(process, &branch.encode(), Some(line)).unwrap();
+        net.hubs[hub].core.branches()
+    };
+    let mut ports = Vec::new();
+    for line in 0..200 {
+        for (process, line) in ask(&mut net, a, line) {
+            let below = Newcomer::Hub(HubLink::Below(process));
+            ports.push((line, net.hubs[hub].core.join(below).0));
+        }
+    }
+    // Those that came first; others may have as many, and for one that goes there may be another.
+    assert!(ports.iter().map(|(line, _)| *line).eq(0..64));
+    assert_eq!(ask(&mut net, b, 7), [(net.id(b), 7)]);
+    net.hubs[hub].core.closed(ports[5].1);
+    assert_eq!(ask(&mut net, a, 8), [(net.id(a), 8)]);
 }
