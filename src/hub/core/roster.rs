@@ -159,14 +159,17 @@ impl Roster {
         below.map(|peer| peer.id)
     }
 
-    /// The worker of this master that is in this seat: the last that was born there.
+    /// The worker of this master that is in this seat: the last that was born there and is ready; while a
+    /// successor starts, its predecessor goes on.
     pub(super) fn in_seat(&self, wanted: u16) -> Option<ProcessId> {
         let born = |peer: &Peer| match peer.role {
-            Role::Worker { seat, generation } if seat == wanted => Some((generation, peer.id)),
+            Role::Worker { seat, generation } if seat == wanted => {
+                Some((peer.ready, generation, peer.id))
+            }
             _ => None,
         };
         let all = self.own().peers.values().filter_map(born);
-        all.max().map(|(_, id)| id)
+        all.max().map(|(.., id)| id)
     }
 
     /// The master at the top of the tree that this one is in.
