@@ -90,7 +90,7 @@ impl Worker {
         let peer = stream.peer_addr()?;
         self.row.work.moved_in.fetch_add(1, Relaxed);
         let origin = (0, self.inheritance.doors.arm);
-        let account = Account::open(&self.ledger, origin, Picks::NONE, true);
+        let account = Account::open(&self.ledger, origin, Picks::NONE);
         Ok(Conn::new(peer, stream, account, self.clone(), None))
     }
 
