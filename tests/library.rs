@@ -38,6 +38,8 @@ const TESTS: &[(&str, fn())] = &[
     ("moving_nobody", moving::who_cannot_be_reached_gives_it_back),
     ("moving_stopped", moving::a_receiver_that_stands_still),
     ("moving_killed", moving::a_receiver_that_is_killed),
+    ("moving_forsaken", moving::a_sender_that_does_not_wait),
+    ("moving_drained", moving::a_receiver_that_drains),
     ("moving_listener", moving::a_listener_and_its_connections),
     ("moving_http", moving::to_an_application),
     ("moving_master", moving::from_the_master),

@@ -15,7 +15,8 @@ pub enum Failure {
     NoHost = 3,
     /// The receiver has too much waiting already.
     Overflow = 4,
-    /// The receiver has ended before it answered.
+    /// The receiver has ended before it answered, or its answer was lost on the way: nobody knows what it
+    /// has done.
     Gone = 5,
     /// It was too late when the receiver came to it.
     Expired = 6,
@@ -68,7 +69,7 @@ impl fmt::Display for Failure {
             Self::NoListener => "whoever is there does not listen to this",
             Self::NoHost => "nobody hosts this application",
             Self::Overflow => "the receiver has too much waiting already",
-            Self::Gone => "the receiver has ended before it answered",
+            Self::Gone => "the receiver has ended before it answered, or the answer was lost",
             Self::Expired => "no answer in time",
             Self::Refused => "the receiver has refused it",
         })

@@ -42,7 +42,7 @@ impl Master {
     /// Moves a connection that the master's own code has accepted to a worker, with a message, as
     /// [`Worker::send_connection`](crate::Worker::send_connection) does. There it counts under listener 0.
     /// One of tokio's is made one of the standard library's by
-    /// [`into_std`](tokio::net::TcpStream::into_std). It becomes non-blocking.
+    /// [`into_std`](tokio::net::TcpStream::into_std). It becomes non-blocking, and `TCP_NODELAY` is set.
     ///
     /// # Errors
     /// As [`Worker::send_connection`](crate::Worker::send_connection); it is not connected any more.
@@ -55,6 +55,7 @@ impl Master {
         let prepared = || {
             let peer = conn.peer_addr()?;
             conn.set_nonblocking(true)?;
+            conn.set_nodelay(true)?;
             Ok::<_, io::Error>((Label::new(peer, None), conn.as_fd().try_clone_to_owned()?))
         };
         let (label, copy) = match prepared() {

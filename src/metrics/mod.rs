@@ -155,6 +155,13 @@ impl ScoreboardCollector {
             page.counter(&HANDOFFS, &labels, sum(|r| &r.work.claimed));
             page.counter(&HANDOFF_BATCHES, &labels, sum(|r| &r.dispatched.batches));
             page.counter(&TIMED_OUT, &labels, sum(|r| &r.work.timed_out));
+            for (direction, n) in [
+                ("in", sum(|r| &r.work.moved_in)),
+                ("out", sum(|r| &r.work.moved_out)),
+                ("doubt", sum(|r| &r.work.moved_in_doubt)),
+            ] {
+                page.counter(&MOVED, &[labels[0], ("direction", direction)], n);
+            }
             self.status
                 .rows(seat)
                 .for_each(|row| durations.add(&row.handoff_duration));

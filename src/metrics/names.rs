@@ -65,6 +65,10 @@ pub(super) const LOST: Name = Name(
     "pointsman_connections_lost_total",
     "Connections that a worker had claimed and that died with it.",
 );
+pub(super) const MOVED: Name = Name(
+    "pointsman_connections_moved_total",
+    "Connections moved by hand: in, from another process or made by the application; out, to another process; doubt, nobody knows whether the other has taken it.",
+);
 pub(super) const TURNED_AWAY: Name = Name(
     "pointsman_connections_turned_away_total",
     "Connections closed unserved because no descriptor or memory was left for them, or too many waited for the workers that they are pinned to.",

@@ -116,9 +116,6 @@ pub(crate) struct Account {
     outbox: Outbox,
     /// 1 once it has become a tunnel, which has no heads to wait for.
     tunnel: AtomicU64,
-    /// May threads other than the worker's own have a part in it? Then counting takes a locked
-    /// instruction.
-    any_thread: bool,
     /// It has gone to another process, which serves it now.
     moved: AtomicBool,
 }
@@ -129,7 +126,6 @@ impl Account {
         ledger: &Arc<Ledger>,
         (listener, arm): (u8, Arm),
         shadows: Picks,
-        any_thread: bool,
     ) -> Arc<Self> {
         let account = Self {
             ledger: ledger.clone(),
@@ -143,10 +139,10 @@ impl Account {
             head_begun: AtomicU64::new(0),
             outbox: Outbox::default(),
             tunnel: AtomicU64::new(0),
-            any_thread,
             moved: AtomicBool::new(false),
         };
-        add(&account.traffic().connections, 1);
+        // The user's own threads may adopt connections, too.
+        account.traffic().connections.fetch_add(1, Relaxed);
         Arc::new(account)
     }
 
@@ -273,12 +269,12 @@ impl Account {
         }
     }
 
-    /// Counts the end where other threads may count ends, too.
-    fn settle_from_anywhere(&self) {
+    /// Counts the end, in whatever thread: a tunnel and an adopted connection may be anywhere.
+    fn settle(&self) {
         // One at a time for the shadows' columns, which take no locked instructions.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let work = &self.ledger.row.work;
-        {
+        if !self.shadows.is_none() {
             let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
             self.ledger.row.shadow.close(self.shadows);
         }
@@ -292,13 +288,7 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        if self.any_thread {
-            self.settle_from_anywhere();
-        } else {
-            add(&self.traffic().closed, 1);
-            self.ledger.row.shadow.close(self.shadows);
-            add(&self.ledger.row.work.closed, 1);
-        }
+        self.settle();
         self.ledger.rest.load_moved(&self.ledger.row);
         if self.ledger.draining.load(Relaxed) {
             self.ledger.closed.notify_one();
@@ -530,5 +520,33 @@ impl<B: Body> Body for CountedBody<B> {
     #[inline]
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scoreboard::Scoreboard;
+
+    #[test]
+    fn every_end_is_counted_in_whatever_thread() {
+        let board = Scoreboard::create().expect("memory");
+        let row = board.occupy(0, 1).expect("a row");
+        let ledger = Ledger::new(row.clone(), Rest::new().expect("a bell"));
+        let origin = (0, Arm::ALL[0]);
+        const EACH: u64 = 100_000;
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..EACH {
+                        drop(Account::open(&ledger, origin, Picks::NONE));
+                    }
+                });
+            }
+        });
+        let traffic = row.traffic(origin.0, origin.1);
+        assert_eq!(traffic.connections.load(Relaxed), 2 * EACH);
+        assert_eq!(traffic.closed.load(Relaxed), 2 * EACH);
+        assert_eq!(row.work.closed.load(Relaxed), 2 * EACH);
     }
 }

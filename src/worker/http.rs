@@ -45,8 +45,6 @@ impl<A> Http<A> {
 }
 
 impl<A: Application> Protocol for Http<A> {
-    const ANY_THREAD: bool = false;
-
     fn serve(
         host: &Host<Self>,
         conn: Accepted,

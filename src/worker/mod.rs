@@ -61,8 +61,9 @@ use crate::{
 /// sysexits.h).
 pub(crate) const EXIT_UNFIT: u8 = 78;
 
-/// How long what a worker has published last may take to go, when it ends.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long what a worker has published last may take to go when it ends, and what is on its way to it to
+/// be sent back.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A worker, as the application that it hosts sees it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -298,7 +299,7 @@ where
         intake
             .reopen(worker.inheritance.doors.arm, listeners)
             .await?;
-        moving::take_moved(&host).await;
+        let taking = moving::take_moved(&host).await;
         control.send(&ToMaster::Ready, &[]).await?;
 
         let deadline = told_to_drain(&control, terminate, &mut intake)
@@ -312,8 +313,12 @@ where
             None => drained.await,
             Some(limit) => _ = tokio::time::timeout(limit, drained).await,
         }
-        // What it has published last is not to end with it.
-        let _ = tokio::time::timeout(LAST_WORDS, worker.bus.flush()).await;
+        // What it has published last is not to end with it, nor what is being moved here.
+        let last = async {
+            taking.end(&worker.bus).await;
+            worker.bus.flush().await
+        };
+        let _ = tokio::time::timeout(LAST_WORDS, last).await;
         Ok(())
     })
 }

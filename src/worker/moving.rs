@@ -6,6 +6,7 @@ use socket2::Socket;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::oneshot,
+    task::JoinHandle,
 };
 
 use super::{
@@ -20,6 +21,9 @@ use crate::{
     conn::Accepted,
     dispatch::shadow::Picks,
 };
+
+/// A topic that nobody sends to.
+const NOTHING: &str = "$nothing";
 
 /// How long a worker that begins waits to be reachable for moved connections; without a bus it serves, too.
 const BUS_PATIENCE: Duration = Duration::from_secs(1);
@@ -38,8 +42,9 @@ impl Worker {
     /// before: nobody is there ([`Failure::Unroutable`](crate::bus::Failure::Unroutable)), it has ended or is about
     /// to ([`Failure::Refused`](crate::bus::Failure::Refused)), it has too much to do
     /// ([`Failure::Overflow`](crate::bus::Failure::Overflow)), the message is over about 64,000 bytes. A receiver that
-    /// dies at that moment, or does not answer within 5 s, leaves nobody knowing: see [`NotMoved::conn`]. That is
-    /// counted (`connections_moved_in_doubt` in `/workers`), as is what was moved.
+    /// dies at that moment, or does not answer within 5 s, leaves nobody knowing: see [`NotMoved::conn`]; so does
+    /// whoever drops this future before it is done. That is counted (`pointsman_connections_moved_total`), as is
+    /// what was moved.
     ///
     /// ```no_run
     /// use pointsman::{Conn, bus::To};
@@ -67,30 +72,33 @@ impl Worker {
         };
         let socket = Attachment::connection(copy);
         let label = Label::new(conn.raw_peer(), Some(conn.account().origin()));
+        let undecided = Undecided(Some(conn.account()));
         match hand_connection(&self.bus, to.into(), socket, label, message.into()).await {
             Ok(()) => {
+                undecided.is_decided();
                 conn.account().moved();
                 Ok(())
             }
-            Err(failed) if failed.attachment.is_some() => Err(NotMoved::back(failed.error, conn)),
-            Err(failed) => {
-                conn.account().doubtful();
-                Err(NotMoved::lost(failed.error))
+            Err(failed) if failed.attachment.is_some() => {
+                undecided.is_decided();
+                Err(NotMoved::back(failed.error, conn))
             }
+            Err(failed) => Err(NotMoved::lost(failed.error)),
         }
     }
 
     /// Makes a connection that the user's own code has accepted or made one of the worker's: it is
     /// counted, under listener 0, the worker waits for it when it drains, and it can be
-    /// [moved](Self::send_connection).
+    /// [moved](Self::send_connection). `TCP_NODELAY` is set.
     ///
     /// # Errors
     /// It is not connected.
     pub fn adopt(&self, stream: TcpStream) -> io::Result<Conn> {
         let peer = stream.peer_addr()?;
+        stream.set_nodelay(true)?;
         self.row.work.moved_in.fetch_add(1, Relaxed);
         let origin = (0, self.inheritance.doors.arm);
-        let account = Account::open(&self.ledger, origin, Picks::NONE, true);
+        let account = Account::open(&self.ledger, origin, Picks::NONE);
         Ok(Conn::new(peer, stream, account, self.clone(), None))
     }
 
@@ -118,6 +126,24 @@ impl Worker {
     pub async fn received_listeners(&self) -> Result<ReceivedListeners, BusError> {
         let arrivals = self.bus().subscription(LISTENER).reserved().open().await?;
         Ok(ReceivedListeners(arrivals))
+    }
+}
+
+/// Counts a connection of which nobody knows whether another process has taken it; also if the sender
+/// does not wait until it is known.
+struct Undecided<'a>(Option<&'a Account>);
+
+impl Undecided<'_> {
+    fn is_decided(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Undecided<'_> {
+    fn drop(&mut self) {
+        if let Some(account) = self.0 {
+            account.doubtful();
+        }
     }
 }
 
@@ -184,18 +210,41 @@ fn in_words(error: io::Error) -> String {
     crate::error::describe(&error)
 }
 
-/// Takes connections that are moved to this worker, until there is no bus any more.
-pub(super) async fn take_moved<P: Protocol>(host: &Host<P>) {
+/// Takes connections that are moved to this worker, until there is no bus any more or it [ends](Self::end).
+pub(super) struct Taking {
+    over: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Taking {
+    /// Takes no more, and waits until nothing is on its way here: whoever has sent something gets it back,
+    /// and nothing ends with the worker.
+    pub(super) async fn end(self, bus: &Bus) {
+        drop(self.over);
+        // It cannot be aborted, and has nothing to panic about.
+        let _ = self.task.await;
+        // What the hub sent before it heard of that comes before its answer to this.
+        let _ = bus.subscription(NOTHING).reserved().open().await;
+    }
+}
+
+/// Begins to.
+pub(super) async fn take_moved<P: Protocol>(host: &Host<P>) -> Taking {
     let (reachable, is_reachable) = oneshot::channel();
+    let (over, mut is_over) = oneshot::channel::<()>();
     let receiver = host.clone();
-    tokio::task::spawn_local(async move {
+    let task = tokio::task::spawn_local(async move {
         let bus = receiver.worker().bus();
         let Ok(me) = bus.id().await else { return };
         let Ok(mut arrivals) = bus.subscription(CONNECTION).reserved().open().await else {
             return;
         };
         let _ = reachable.send(());
-        while let Some(Ok(message)) = arrivals.next().await {
+        loop {
+            let message = tokio::select! {
+                Some(Ok(message)) = arrivals.next() => message,
+                _ = &mut is_over => return,
+            };
             match receiver.take(&message, me) {
                 // If nobody hears it, the sender does not know whether it was taken, and lets go of it.
                 Ok(()) => _ = message.reply(""),
@@ -204,6 +253,7 @@ pub(super) async fn take_moved<P: Protocol>(host: &Host<P>) {
         }
     });
     let _ = tokio::time::timeout(BUS_PATIENCE, is_reachable).await;
+    Taking { over, task }
 }
 
 impl<P: Protocol> Host<P> {

@@ -31,8 +31,6 @@ where
     F: Fn(Conn) -> Fut + 'static,
     Fut: Future + 'static,
 {
-    const ANY_THREAD: bool = true;
-
     fn serve(
         host: &Host<Self>,
         accepted: Accepted,

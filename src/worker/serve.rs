@@ -13,9 +13,6 @@ use crate::{conn::Accepted, sys::clock::monotonic_ns};
 /// What a worker speaks with its clients: [`Http`](super::http::Http) with an application, or
 /// [`Raw`](super::raw::Raw), whatever the user's own code speaks.
 pub(crate) trait Protocol: Sized + 'static {
-    /// May its connections be used and closed by other threads than the worker's own?
-    const ANY_THREAD: bool;
-
     /// Starts serving a connection that is counted as taken and has an account. Whatever goes wrong
     /// with it later ends it alone.
     ///
@@ -100,7 +97,7 @@ impl<P: Protocol> Host<P> {
 
     fn open_account(&self, conn: &Accepted) -> Arc<Account> {
         let origin = (conn.listener, conn.arm);
-        Account::open(&self.0.worker.ledger, origin, conn.shadows, P::ANY_THREAD)
+        Account::open(&self.0.worker.ledger, origin, conn.shadows)
     }
 
     /// Keeps the loop's "now" from growing old: tokio's hooks, which set it, are not called while

@@ -44,6 +44,7 @@ pub fn a_connection_goes_on_elsewhere() {
         });
         assert_eq!(sum(&running, "connections_moved_out"), 10, "{mode}");
         assert_eq!(sum(&running, "connections_moved_in"), 10, "{mode}");
+        assert_eq!((running.moved("in"), running.moved("out")), (10.0, 10.0));
         let open = |seat: usize| running.workers()[seat]["connections_open"].clone();
         assert_eq!((open(0), open(1)), (0.into(), 10.into()), "{mode}");
         // And back again, twice, and to the worker where it is.
@@ -111,6 +112,7 @@ pub fn a_receiver_that_stands_still() {
     until("it is counted", || {
         (sum(&running, "connections_moved_in_doubt") == 1).then_some(())
     });
+    assert_eq!((running.moved("doubt"), running.moved("in")), (1.0, 0.0));
     assert_eq!(sum(&running, "connections_moved_in"), 0);
     drop(there);
     running.nothing_is_open();
@@ -154,6 +156,7 @@ pub fn a_listener_and_its_connections() {
     assert_eq!(running.line("listener 1"), "listener 1 b\"yours\"");
     let mut conn = Lines::connect(address.parse().expect("an address"));
     assert!(conn.ask("who").starts_with("1 "));
+    assert_eq!(conn.ask("nodelay"), "true");
     // It counts as any other, and can be moved as any other.
     assert_eq!(running.workers()[1]["connections_open"], 1);
     conn.say("move 0 over");
@@ -186,7 +189,53 @@ pub fn from_the_master() {
     assert!(who.starts_with("1 "), "{who}");
     let moved = conn.ask("moved");
     assert!(moved.ends_with(" from above"), "{moved}");
+    assert_eq!(conn.ask("nodelay"), "true");
     running.line(&format!("there {who}"));
     drop(conn);
+    running.nothing_is_open();
+}
+
+/// Its client is cut, or served by the other, and that is counted.
+pub fn a_sender_that_does_not_wait() {
+    let running = Running::start("raw", "handoff");
+    let mut there = running.connect_to(1);
+    let pid = pid_of(&mut there);
+    let mut conn = running.connect_to(0);
+    stop(pid);
+    conn.say("forsake");
+    until("it is counted", || {
+        (running.moved("doubt") == 1.0).then_some(())
+    });
+    resume(pid);
+    assert!(
+        conn.try_ask("who")
+            .is_none_or(|who| who.is_empty() || who.starts_with("1 "))
+    );
+    drop((conn, there));
+    running.nothing_is_open();
+}
+
+/// Whatever is moved to a worker that ends is served by it, or by its successor, or stays where it was.
+pub fn a_receiver_that_drains() {
+    let running = Running::start("raw", "handoff");
+    for round in 0..5 {
+        let pid = pid_of(&mut running.connect_to(1));
+        let mut conns: Vec<Lines> = (0..20).map(|_| running.connect_to(0)).collect();
+        for (i, conn) in conns.iter_mut().enumerate() {
+            if i == 10 {
+                kill(pid, Signal::SIGTERM);
+            }
+            conn.say("move 1 x");
+        }
+        for conn in &mut conns {
+            let who = conn.ask("who");
+            let is_served = match who.as_str() {
+                "not moved" => conn.hear().starts_with("0 "),
+                who => who.starts_with("1 "),
+            };
+            assert!(is_served, "{round}: {who}");
+        }
+    }
+    assert_eq!(running.moved("doubt"), 0.0);
     running.nothing_is_open();
 }

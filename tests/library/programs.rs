@@ -222,6 +222,10 @@ async fn obey(conn: Conn) -> io::Result<()> {
             }
             "about" => say(&mut conn, &about).await?,
             "moved" => say(&mut conn, &moved).await?,
+            "nodelay" => {
+                let set = socket2::SockRef::from(conn.get_ref()).tcp_nodelay()?;
+                say(&mut conn, &set.to_string()).await?;
+            }
             "id" => {
                 let id = worker.bus().id().await.expect("a bus");
                 say(&mut conn, &id.to_string()).await?;
@@ -237,6 +241,12 @@ async fn obey(conn: Conn) -> io::Result<()> {
                     Some(back) => conn = back,
                     None => return Ok(()),
                 }
+            }
+            // Does not wait for it.
+            "forsake" => {
+                let moving = worker.send_connection(To::Worker(1), conn.into_inner(), "x");
+                _ = tokio::time::timeout(Duration::from_millis(20), moving).await;
+                return Ok(());
             }
             "listen" => {
                 let listener = TcpListener::bind("127.0.0.1:0").await?;

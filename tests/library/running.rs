@@ -104,6 +104,18 @@ impl Running {
             .sum()
     }
 
+    /// Connections moved this way, of all workers.
+    #[track_caller]
+    pub fn moved(&self, direction: &str) -> f64 {
+        let series = format!("direction=\"{direction}\"");
+        let page = harness::get(self.admin, "/metrics").text();
+        page.lines()
+            .filter(|line| line.starts_with("pointsman_connections_moved_total{"))
+            .filter(|line| line.contains(&series))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    }
+
     /// Waits until no connection is counted as open, by any of those who count them.
     #[track_caller]
     pub fn nothing_is_open(&self) {

@@ -180,7 +180,7 @@ impl<A> Core<A> {
         }
         if self.push(slot, frame.bytes, from, attached).is_err() {
             let text = "the answer had no room";
-            self.fail_request(requester, frame.header.id, from, Failure::Overflow, text);
+            self.fail_request(requester, frame.header.id, from, Failure::Gone, text);
         }
     }
 
@@ -210,7 +210,7 @@ impl<A> Core<A> {
         frame::relay(frame, &To::from(requester), self.me, &mut bytes);
         if self.push(link, &bytes, from, attached).is_err() {
             let text = "the answer had no room";
-            self.fail_request(requester, id, from, Failure::Overflow, text);
+            self.fail_request(requester, id, from, Failure::Gone, text);
         }
         self.scratch = bytes;
     }

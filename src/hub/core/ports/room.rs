@@ -179,7 +179,9 @@ impl<A> Port<A> {
 fn due_for(frame: &Frame<'_>) -> Option<Due> {
     match frame.header.kind {
         Kind::Reply if is_bare(frame) => Some(Due::Acknowledgement),
-        Kind::Reply => Some(Due::Failure(Failure::Overflow)),
+        // Not `Overflow`, which says that the receiver has not had it: it has done what it was asked for, and
+        // has what came along.
+        Kind::Reply => Some(Due::Failure(Failure::Gone)),
         Kind::Failure => Some(Due::Failure(failure_of(frame))),
         Kind::Tell => welcome_of(frame).map(Due::Welcome),
         _ => None,

@@ -253,3 +253,23 @@ fn an_application_or_function_is_no_topic() {
         Some(Failure::NoListener)
     );
 }
+
+#[test]
+fn a_seat_is_its_predecessors_until_the_successor_is_ready() {
+    let mut net = Net::default();
+    let hub = net.hub();
+    let [sender, old, new] = [0, 1, 1].map(|seat| net.worker(hub, seat));
+    for worker in [old, new] {
+        net.subscribe(worker, "said.it");
+    }
+    let (old_id, new_id) = (net.id(old), net.id(new));
+    net.hubs[hub].core.ready(old_id);
+    net.pump();
+    net.publish(sender, To::Worker(1), "said.it", b"1");
+    net.pump();
+    assert_eq!((net.events(old).len(), net.events(new).len()), (1, 0));
+    net.hubs[hub].core.ready(new_id);
+    net.publish(sender, To::Worker(1), "said.it", b"2");
+    net.pump();
+    assert_eq!((net.events(old).len(), net.events(new).len()), (0, 1));
+}

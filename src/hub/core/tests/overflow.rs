@@ -148,8 +148,8 @@ fn acknowledgements_and_ends_of_requests_are_not_lost() {
     assert_eq!(of(subscribed), (Kind::Reply, None));
     assert_eq!(
         of(answered),
-        (Kind::Failure, Some(Failure::Overflow)),
-        "its content is lost"
+        (Kind::Failure, Some(Failure::Gone)),
+        "its content is lost, and what came along was taken"
     );
     assert_eq!(of(emptily), (Kind::Reply, None));
     assert_eq!(of(forsaken), (Kind::Failure, Some(Failure::Gone)));
