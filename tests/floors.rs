@@ -41,7 +41,7 @@ fn declared(line: &str) -> Option<&str> {
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).expect("a folder");
     let paths = entries.map(|entry| entry.expect("an entry").path());
-    let paths = paths.filter(|path| !path.file_stem().is_some_and(|name| name == "tests"));
+    let paths = paths.filter(|path| path.file_stem().is_none_or(|name| name != "tests"));
     paths
         .flat_map(|path| match path.is_dir() {
             true => files(&path),

@@ -25,7 +25,7 @@ mod framing;
 mod id;
 pub(crate) mod line;
 mod payload;
-mod peer;
+pub(crate) mod peer;
 pub(crate) mod queue;
 mod stream;
 mod to;

@@ -6,6 +6,20 @@ use serde::{Deserialize, Serialize};
 
 use super::id::ProcessId;
 
+/// How deep lists and maps may lie in each other in the description of an application: every hub that hears
+/// of it has to be able to read it, and reads no deeper than twice that.
+pub(crate) const DEEPEST: usize = 32;
+
+/// Is this nested no deeper than `depth`?
+pub(crate) fn is_flat(value: &serde_json::Value, depth: usize) -> bool {
+    let fits = |value| depth > 0 && is_flat(value, depth - 1);
+    match value {
+        serde_json::Value::Array(list) => list.iter().all(fits),
+        serde_json::Value::Object(map) => map.values().all(fits),
+        _ => true,
+    }
+}
+
 /// A process on the bus.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]

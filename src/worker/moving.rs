@@ -75,12 +75,12 @@ impl Worker {
         let undecided = Undecided(Some(conn.account()));
         match hand_connection(&self.bus, to.into(), socket, label, message.into()).await {
             Ok(()) => {
-                undecided.is_decided();
+                undecided.decide();
                 conn.account().moved();
                 Ok(())
             }
             Err(failed) if failed.attachment.is_some() => {
-                undecided.is_decided();
+                undecided.decide();
                 Err(NotMoved::back(failed.error, conn))
             }
             Err(failed) => Err(NotMoved::lost(failed.error)),
@@ -134,7 +134,7 @@ impl Worker {
 struct Undecided<'a>(Option<&'a Account>);
 
 impl Undecided<'_> {
-    fn is_decided(mut self) {
+    fn decide(mut self) {
         self.0 = None;
     }
 }

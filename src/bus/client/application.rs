@@ -19,7 +19,7 @@ use super::{
         error::BusError,
         frame::{Kind, Space},
         payload::Payload,
-        peer::Peer,
+        peer::{DEEPEST, Peer, is_flat},
         to::{Balance, To},
     },
     Bus,
@@ -45,8 +45,8 @@ impl Bus {
     /// understand; when this returns, everybody can find it here.
     ///
     /// # Errors
-    /// [`BusError::Invalid`]: the name is none, or this process hosts it already.
-    /// [`BusError::Payload`]: JSON has no way to say the description. [`BusError::Failed`]: the hub
+    /// [`BusError::Invalid`]: the name is none, this process hosts it already, or the description is nested
+    /// more than 32 deep. [`BusError::Payload`]: JSON has no way to say it. [`BusError::Failed`]: the hub
     /// refuses it, for it is too large, say. [`BusError::Closed`].
     ///
     /// ```no_run
@@ -238,5 +238,13 @@ impl Drop for Hosted {
 }
 
 fn described(description: impl Serialize) -> Result<Value, BusError> {
-    serde_json::to_value(description).map_err(|error| BusError::Payload(error.to_string()))
+    let description =
+        serde_json::to_value(description).map_err(|error| BusError::Payload(error.to_string()))?;
+    // The hub would not read one that is much deeper, and take this process for a hostile one.
+    match is_flat(&description, DEEPEST) {
+        true => Ok(description),
+        false => Err(BusError::Invalid(format!(
+            "a description is nested {DEEPEST} deep at the most"
+        ))),
+    }
 }

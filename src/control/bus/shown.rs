@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-use crate::bus::{Encoding, Payload};
+use crate::bus::{Encoding, Payload, peer::is_flat};
 
 /// How deep lists and maps may lie in each other to be shown as JSON: whoever reads the line has a limit,
 /// too, often of 128.
@@ -72,16 +72,6 @@ fn transcribed(bytes: &[u8]) -> Option<Value> {
     let value = Any::deserialize(&mut from).ok()?.0;
     // More after it: then it is something else.
     from.into_inner().is_empty().then_some(value)
-}
-
-/// Is it nested no deeper than `depth`?
-fn is_flat(value: &Value, depth: usize) -> bool {
-    let fits = |value| depth > 0 && is_flat(value, depth - 1);
-    match value {
-        Value::Array(list) => list.iter().all(fits),
-        Value::Object(map) => map.values().all(fits),
-        _ => true,
-    }
 }
 
 /// A value of any kind. [`Value`] itself would not take bytes, nor keys that are no texts.

@@ -10,6 +10,7 @@ use crate::bus::{
     Failure, Peer, ProcessId, To,
     control::{Ask, What},
     frame::{Attached, Frame, Kind, Malformed},
+    peer::{DEEPEST, is_flat},
     topic::{is_pattern, is_reserved, is_topic, words},
 };
 
@@ -144,6 +145,11 @@ impl<A> Core<A> {
         description: serde_json::Value,
     ) -> Result<(), String> {
         check_name(&application)?;
+        if !is_flat(&description, DEEPEST) {
+            return Err(format!(
+                "a description is nested {DEEPEST} deep at the most"
+            ));
+        }
         let most = self.limits.applications;
         let known = self.roster.peer(process).map(|peer| &peer.applications);
         if known.is_some_and(|all| all.len() >= most && !all.contains_key(&application)) {

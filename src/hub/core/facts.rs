@@ -11,7 +11,7 @@ use crate::bus::{
     Departure, Failure, MasterId, Peer, Presence, ProcessId,
     control::{Fact, Tell, What},
     frame::{Frame, Kind, Malformed},
-    topic::is_pattern,
+    topic::{is_pattern, words},
 };
 
 /// Masters that one link may lead to.
@@ -95,7 +95,9 @@ impl<A> Core<A> {
         match what {
             What::Anew => {
                 let known = self.roster.admit(owner, slot);
-                known.gathering = Some(Gathering::new(version));
+                let dropped = known.gathering.replace(Gathering::new(version));
+                self.roster
+                    .weigh(owner, |all| all.saturating_sub(weight_of(&dropped)));
             }
             What::Lost(why) => self.lose(owner, why),
             what => {
@@ -104,16 +106,25 @@ impl<A> Core<A> {
                 if known.peers.len() > MOST_PEERS || known.wants.len() > MOST_WANTS {
                     return Err(Malformed::Forbidden);
                 }
-                let gathering = known.gathering.take_if(|one| one.version != version);
-                drop(gathering);
+                let dropped = known.gathering.take_if(|one| one.version != version);
+                let more = match &known.gathering {
+                    Some(_) => weight(&what),
+                    None => 0,
+                };
                 match &mut known.gathering {
                     Some(gathering) if matches!(what, What::Complete) => {
                         let gathering = std::mem::take(gathering);
                         known.gathering = None;
                         self.replace(owner, slot, gathering);
                     }
-                    Some(gathering) => gathering.add(what, frame.payload.len())?,
+                    Some(gathering) => gathering.add(what, more)?,
                     None => self.learn(owner, slot, version, what, frame.payload),
+                }
+                self.roster.weigh(owner, |all| {
+                    (all + more).saturating_sub(weight_of(&dropped))
+                });
+                if self.roster.is_told_too_much(slot) {
+                    return Err(Malformed::Forbidden);
                 }
             }
         }
@@ -248,30 +259,39 @@ impl<A> Core<A> {
         let missed = version - owner.version > 1;
         owner.version = version;
         let who = Who::Afar(id, slot);
+        let (mut more, mut less) = (weight(&what), 0);
         match what {
             What::Up(peer) => {
                 let before = owner.peers.insert(peer.id.number, peer.clone());
+                less = before.as_ref().map_or(0, weight_of_peer);
                 if before.as_ref() != Some(&peer) {
                     self.show(before.as_ref(), peer);
                 }
             }
             What::Down(process, why) => {
                 if let Some(peer) = owner.peers.remove(&process.number) {
+                    less = weight_of_peer(&peer);
                     self.mourn(peer, why);
                 }
             }
             What::Wants(pattern) => {
                 if owner.wants.insert(pattern.as_str().into()) {
                     self.interest.add(&pattern, who);
+                } else {
+                    more = 0;
                 }
             }
             What::WantsNot(pattern) => {
                 if owner.wants.remove(pattern.as_str()) {
+                    less = weight_of_pattern(&pattern);
                     self.interest.remove(&pattern, who);
                 }
             }
             What::Anew | What::Complete | What::Lost(_) | What::Inquiry => {}
         }
+        // Not quite the same as before: loads have been noted since.
+        self.roster
+            .weigh(id, |all| (all + more).saturating_sub(less));
         self.pass_on(Some(slot), payload);
         if missed {
             self.inquire(slot);
@@ -285,6 +305,7 @@ impl<A> Core<A> {
             return;
         };
         owner.version = gathering.version;
+        let bytes = gathering.bytes;
         let mut before = std::mem::replace(&mut owner.peers, gathering.peers.clone());
         let wanted = std::mem::replace(&mut owner.wants, gathering.wants.clone());
         for pattern in wanted.difference(&gathering.wants) {
@@ -302,6 +323,7 @@ impl<A> Core<A> {
         for peer in before.into_values() {
             self.mourn(peer, Departure::Silent);
         }
+        self.roster.weigh(id, |_| bytes);
         let facts = self
             .roster
             .owner(id)
@@ -373,6 +395,7 @@ impl Gathering {
         }
     }
 
+    /// One more fact, of this weight.
     fn add(&mut self, what: What, bytes: usize) -> Result<(), Malformed> {
         self.bytes += bytes;
         if self.bytes > MOST_BYTES {
@@ -385,6 +408,27 @@ impl Gathering {
         }
         Ok(())
     }
+}
+
+/// About how many bytes it takes to know this.
+fn weight(what: &What) -> usize {
+    match what {
+        What::Up(peer) => weight_of_peer(peer),
+        What::Wants(pattern) => weight_of_pattern(pattern),
+        _ => 0,
+    }
+}
+
+fn weight_of_peer(peer: &Peer) -> usize {
+    64 + record_size(peer)
+}
+
+fn weight_of_pattern(pattern: &str) -> usize {
+    64 + 32 * words(pattern).count()
+}
+
+fn weight_of(gathering: &Option<Gathering>) -> usize {
+    gathering.as_ref().map_or(0, |one| one.bytes)
 }
 
 /// Is it about somebody of that master's, and within bounds?

@@ -4,11 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bus::{MasterId, Peer, ProcessId, Role};
 
+/// About how many bytes may be told of other masters, all together.
+const MOST_TOLD: usize = 64 << 20;
+
 /// All masters that are known, with their processes.
 #[derive(Debug)]
 pub(super) struct Roster {
     me: MasterId,
     owners: BTreeMap<MasterId, Owner>,
+    /// What [`Owner::takes`] is for all of them.
+    told: usize,
 }
 
 /// A master, as far as it is known.
@@ -24,6 +29,8 @@ pub(super) struct Owner {
     pub(super) wants: BTreeSet<Box<str>>,
     /// What has come since [`What::Anew`](crate::bus::control::What::Anew).
     pub(super) gathering: Option<Gathering>,
+    /// About how many bytes it takes to know all that has been told of it.
+    pub(super) takes: usize,
     /// Another link that has something to say about it, not listened to while this one lasts.
     pub(super) rival: Option<u32>,
 }
@@ -37,7 +44,7 @@ pub(super) struct Gathering {
     pub(super) wants: BTreeSet<Box<str>>,
     /// The version that all of it has.
     pub(super) version: u64,
-    /// The bytes that this took so far.
+    /// About how many bytes this takes.
     pub(super) bytes: usize,
 }
 
@@ -52,6 +59,7 @@ impl Roster {
         Self {
             me: id,
             owners: BTreeMap::from([(id, own)]),
+            told: 0,
         }
     }
 
@@ -88,7 +96,27 @@ impl Roster {
         if id == self.me {
             return None;
         }
+        self.weigh(id, |_| 0);
         self.owners.remove(&id)
+    }
+
+    /// What has been told of this master takes so many bytes from now on, if it took so many before.
+    pub(super) fn weigh(&mut self, id: MasterId, bytes: impl FnOnce(usize) -> usize) {
+        if let Some(owner) = self.owners.get_mut(&id) {
+            let now = bytes(owner.takes);
+            self.told = self.told - owner.takes + now;
+            owner.takes = now;
+        }
+    }
+
+    /// Have those behind this link told more than their share, if all links together have told too much?
+    pub(super) fn is_told_too_much(&self, link: u32) -> bool {
+        if self.told <= MOST_TOLD {
+            return false;
+        }
+        let links: BTreeSet<_> = self.owners.values().filter_map(|one| one.link).collect();
+        let there = self.owners.values().filter(|one| one.link == Some(link));
+        there.map(|one| one.takes).sum::<usize>() > MOST_TOLD / links.len().max(1)
     }
 
     /// All masters, this one among them.

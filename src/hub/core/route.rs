@@ -73,7 +73,7 @@ impl<A> Core<A> {
                 self.tally.received += 1;
                 let routed = frame.to.first() == Some(&10);
                 // Between hubs there is one way: what comes by another has come in a circle, or is forged.
-                if !routed && self.roster.link_to(frame.header.from.master) != Some(slot) {
+                if !self.is_believed(slot, frame, routed) {
                     self.counters.lost(Lost::Stranger).add(1);
                     return Ok(());
                 }
@@ -89,6 +89,18 @@ impl<A> Core<A> {
             Kind::Fact if attached.is_none() => self.hear(slot, link, frame),
             Kind::Tell if attached.is_none() && link == HubLink::Above => self.heed(frame),
             Kind::Fact | Kind::Tell | Kind::Ask => Err(Malformed::Forbidden),
+        }
+    }
+
+    /// May what comes by this link be from whom it says? A message by a route may have come a long way round:
+    /// then the way that it tells of must begin with its sender and end behind the link.
+    fn is_believed(&self, slot: u32, frame: &Frame<'_>, routed: bool) -> bool {
+        let is_behind = |master| self.roster.link_to(master) == Some(slot);
+        let from = frame.header.from.master;
+        let mut way = frame.masters();
+        match (way.next(), way.next_back()) {
+            (Some(first), last) if routed => first == from && is_behind(last.unwrap_or(first)),
+            _ => is_behind(from),
         }
     }
 

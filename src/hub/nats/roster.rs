@@ -11,6 +11,9 @@ use crate::bus::MasterId;
 
 /// The most masters that are remembered, met or not: with them all, no other is listened to.
 const MOST: usize = 1024;
+/// How long one that has not been met is remembered at the most, whatever it declares: whoever makes masters
+/// up is not to keep others out for long. Nanoseconds.
+const STRANGER_NS: u64 = 10_000_000_000;
 /// An expiry that a master may declare; milliseconds.
 const EXPIRY_MS: std::ops::RangeInclusive<u64> = 100..=3_600_000;
 
@@ -288,8 +291,10 @@ impl Met {
         // What counts before the first is no loss: it was for one who was not there yet.
         let lost = if first { 0 } else { lost };
         self.missed |= lost > 0;
-        if self.proven || !self.linked {
+        if self.proven {
             self.silent_at = now.saturating_add(self.expiry_ns);
+        } else if !self.linked {
+            self.silent_at = now.saturating_add(self.expiry_ns.min(STRANGER_NS));
         }
         let greet = match &sign {
             Some(sign) if to_us => (!sign.heard).then_some((envelope.from, true)),

@@ -1,8 +1,15 @@
 //! Files that hold secrets, and what async-nats is told of them.
 
-use std::{fs::File, io::Read, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::Read,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    time::Duration,
+};
 
 use async_nats::ConnectOptions;
+use nix::fcntl::OFlag;
 
 use super::envelope::Secret;
 use crate::{
@@ -128,7 +135,12 @@ fn bytes(setting: &str, path: &Path) -> Result<Vec<u8>> {
 
 fn open(setting: &str, path: &Path) -> Result<File> {
     let unread = |error: std::io::Error| of(setting, path, &describe(&error));
-    let file = File::open(path).map_err(unread)?;
+    // So that nobody waits for whoever might write into a pipe.
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .map_err(unread)?;
     if !file.metadata().map_err(unread)?.is_file() {
         return Err(of(setting, path, "this is no file"));
     }
@@ -233,6 +245,9 @@ mod tests {
         );
         assert!(refused(&usual().token_file("/nowhere")).contains("'/nowhere'"));
         assert!(refused(&usual().ca("/")).contains("no file"));
+        let pipe = folder.0.join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        assert!(refused(&usual().token_file(&pipe)).contains("no file"));
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use std::{
     collections::VecDeque,
     ffi::OsString,
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Output, Stdio},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use clap::Args;
@@ -281,15 +281,50 @@ fn printed_by(mut command: Command, payload: Shown) -> std::result::Result<Vec<u
         // want to know is right as well.
         std::thread::spawn(move || _ = stdin.write_all(&bytes));
     }
-    let Output {
+    // Read beside it, so that one that complains much is not held up.
+    let complaints = child.stderr.take().map(|stderr| {
+        std::thread::spawn(move || {
+            let mut end = Vec::new();
+            let _ = keep_end(stderr, &mut end);
+            end
+        })
+    });
+    let mut printed = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        let most = MAX_PAYLOAD as u64 + 1;
+        stdout
+            .take(most)
+            .read_to_end(&mut printed)
+            .map_err(failed)?;
+    }
+    if printed.len() > MAX_PAYLOAD {
+        // It may never end by itself. An error: it has already.
+        let _ = child.kill();
+        child.wait().map_err(failed)?;
+        return Err(too_large());
+    }
+    let status = child.wait().map_err(failed)?;
+    if status.success() {
+        return Ok(printed);
+    }
+    let complaints = complaints.and_then(|thread| thread.join().ok());
+    Err(last_words(
+        &program,
         status,
-        stdout,
-        stderr,
-    } = child.wait_with_output().map_err(failed)?;
-    match status.success() {
-        true if stdout.len() > MAX_PAYLOAD => Err(too_large()),
-        true => Ok(stdout),
-        false => Err(last_words(&program, status, &stderr)),
+        &complaints.unwrap_or_default(),
+    ))
+}
+
+/// Reads all there is, and keeps the last of it, a few kilobytes.
+fn keep_end(mut from: impl Read, end: &mut Vec<u8>) -> io::Result<()> {
+    let mut piece = [0; 4096];
+    loop {
+        let read = from.read(&mut piece)?;
+        if read == 0 {
+            return Ok(());
+        }
+        end.extend_from_slice(&piece[..read]);
+        end.drain(..end.len().saturating_sub(2 * piece.len()));
     }
 }
 
@@ -332,8 +367,11 @@ mod tests {
             sh("echo hello", much.clone()).as_deref(),
             Ok(&b"hello\n"[..])
         );
-        let error = sh("yes | head -c 200000; cat", much).expect_err("too much");
-        assert!(error.contains("64 KiB"), "{error}");
+        // One that would never end, or never stop to print.
+        for script in ["yes | head -c 200000; cat", "exec yes"] {
+            let error = sh(script, much.clone()).expect_err("too much");
+            assert!(error.contains("64 KiB"), "{error}");
+        }
     }
 
     #[test]
@@ -342,6 +380,10 @@ mod tests {
             (
                 "echo first >&2; echo no such word >&2; exit 3",
                 "no such word",
+            ),
+            (
+                "yes | head -c 300000 >&2; echo at last >&2; exit 3",
+                "at last",
             ),
             ("exit 3", "/bin/sh: exit status: 3"),
             ("kill -9 $$", "/bin/sh: signal: 9 (SIGKILL)"),

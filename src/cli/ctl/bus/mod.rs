@@ -377,7 +377,8 @@ fn subject(order: &Value) -> String {
 /// Why it did not work with `what`, and the way out.
 fn explained(what: &str, refusal: Refusal) -> Error {
     let Refusal { reason, error } = refusal;
-    let error = format!("{what}: {error}");
+    // Whoever refuses says it in words of its own.
+    let error = format!("{what}: {}", show::plain(&error));
     let way_out = match reason.as_str() {
         "no-host" | "no-listener" | "unroutable" => {
             "'pointsman ctl bus peers' shows who is there and what they host"
@@ -414,6 +415,15 @@ mod tests {
         Arguments::try_parse_from(arguments)
             .map(|arguments| arguments.bus)
             .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_another_process_says_is_nothing_that_a_terminal_obeys() {
+        let refusal = Refusal {
+            reason: "refused".into(),
+            error: "no\u{1b}[31m\n".into(),
+        };
+        assert_eq!(explained("a", refusal).to_string(), "a: no?[31m?");
     }
 
     #[test]

@@ -127,8 +127,8 @@ fn what(role: Role) -> String {
     }
 }
 
-/// A name that somebody on the bus has chosen, without what a terminal would obey.
-fn plain(name: &str) -> String {
+/// What somebody on the bus has chosen to say, without what a terminal would obey.
+pub(super) fn plain(name: &str) -> String {
     let shown = |c: char| if c.is_control() { '?' } else { c };
     name.chars().map(shown).collect()
 }

@@ -7,7 +7,7 @@ use super::{
     rig::{Draft, Net},
 };
 use crate::bus::{
-    MasterId, To,
+    MasterId, ProcessId, To,
     control::{Ask, Fact, What},
     frame::{Attached, Kind, Malformed, Space},
 };
@@ -136,7 +136,8 @@ fn a_hub_may_speak_only_for_those_behind_it() {
     // As somebody of the first hub, of the second, of nobody's.
     for master in [100, 101, 7] {
         let mut draft = Draft::event(net.id(workers[0]), "said.it", b"forged");
-        for to in [To::Subscribers, net.id(workers[0]).into()] {
+        let worker = net.id(workers[0]);
+        for to in [To::Subscribers, worker.into(), To::Route(vec![worker])] {
             draft.to = to;
             let mut packet = draft.encode();
             crate::bus::frame::set_from(&mut packet, MasterId(master).process());
@@ -149,7 +150,7 @@ fn a_hub_may_speak_only_for_those_behind_it() {
             .counters
             .lost(super::super::Lost::Stranger)
             .count(),
-        6
+        9
     );
     // That somebody of the first is gone, or of the second; that somebody of its own is of the second.
     for (owner, process) in [(100, 100), (101, 101), (102, 101)] {
@@ -178,6 +179,42 @@ fn a_hub_may_speak_only_for_those_behind_it() {
         let got = net.hubs[0].core.receive(port, &packet, None, 0, &loads);
         assert_eq!(got, Err(Malformed::Forbidden));
     }
+}
+
+#[test]
+fn what_hubs_tell_takes_no_more_than_there_is_room_for() {
+    let mut net = Net::default();
+    let hubs = [net.hub(), net.hub(), net.hub()];
+    let worker = net.worker(hubs[1], 0);
+    net.meet(hubs[0], hubs[1]);
+    let wire = net.meet(hubs[0], hubs[2]);
+    net.subscribe(worker, "fine");
+    net.pump();
+    let known = net.peers(0);
+    let (_, port) = net.end_of(wire, 0);
+    let owner = MasterId(102);
+    let loads = super::rig::Given::default();
+    let told = (1..9_000).find(|number| {
+        let mut peer = known[0].clone();
+        peer.id = ProcessId {
+            master: owner,
+            number: *number,
+        };
+        peer.node = "n".repeat(30_000);
+        let fact = Fact {
+            owner,
+            version: 100 + u64::from(*number),
+            what: What::Up(peer),
+        };
+        let packet = draft(Kind::Fact, rmp_serde::to_vec_named(&fact).unwrap()).encode();
+        let core = &mut net.hubs[0].core;
+        core.receive(port, &packet, None, 0, &loads) == Err(Malformed::Forbidden)
+    });
+    assert!(told.is_some_and(|told| told > 1_000), "{told:?}");
+    net.hubs[0].core.closed(port);
+    let mut left = known;
+    left.retain(|peer| peer.id.master != owner);
+    assert_eq!(net.peers(0), left, "the others are as they were");
 }
 
 /// Packets that make sense, from a process or from a hub.

@@ -306,7 +306,13 @@ fn what_cannot_be_had_is_refused_with_a_reason() {
     });
     let worker = net.worker(hub, 0);
     let large = serde_json::json!("x".repeat(33 << 10));
+    // All that the hub takes in has to pass on to others, who read no deeper than it does.
+    let deep = |depth| (0..depth).fold(serde_json::json!(1), |value, _| serde_json::json!([value]));
+    let other = net.hub();
+    net.meet(hub, other);
     for (ask, refused) in [
+        (Ask::Host("deep".into(), deep(33)), true),
+        (Ask::Host("shop".into(), deep(32)), false),
         (Ask::Subscribe("a".into()), false),
         (Ask::Subscribe("a".into()), false),
         (Ask::Subscribe("b.>".into()), false),
@@ -338,6 +344,7 @@ fn what_cannot_be_had_is_refused_with_a_reason() {
         assert_eq!(answer.failure(), expected, "{ask:?}");
         assert_eq!(answer.payload.len() > 1, refused, "{ask:?}");
     }
+    assert_eq!(net.peers(other), net.peers(hub), "it is known elsewhere");
 }
 
 #[test]

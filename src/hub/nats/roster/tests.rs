@@ -312,7 +312,11 @@ fn a_crowd_is_bounded_and_passes() {
     let from = |name: u64| {
         let mut other = Roster::new(MasterId(name), 0);
         other.sit_down(1);
-        let body = sign(&other, false);
+        let hour = Sign {
+            expiry_ms: *EXPIRY_MS.end(),
+            ..Sign::decode(&sign(&other, false)).expect("a sign")
+        };
+        let body = hour.encode();
         let envelope = Envelope {
             kind: Kind::Sign,
             from: other.here(),
@@ -332,7 +336,10 @@ fn a_crowd_is_bounded_and_passes() {
         assert_eq!(hear(&mut roster, name, 1), Ok(()));
     }
     assert_eq!(hear(&mut roster, 9_999, 1), Err(Dropped::Crowded));
-    assert_eq!(roster.silent(8 * SECOND, BEAT), []);
+    assert_eq!(roster.silent(9 * SECOND, BEAT), []);
+    assert_eq!(hear(&mut roster, 9_999, 1), Err(Dropped::Crowded));
+    // However long they say that they stay.
+    assert_eq!(roster.silent(11 * SECOND, BEAT), []);
     assert_eq!(hear(&mut roster, 9_999, 1), Ok(()));
 }
 
