@@ -113,8 +113,9 @@ where
 ///
 /// fn main() -> pointsman::Result<()> {
 ///     Cluster::new().listen("127.0.0.1:8080").serve(|worker| async move {
+///         let id = worker.id();
 ///         service_fn(move |_request| async move {
-///             let text = format!("hello from worker {}\n", worker.id());
+///             let text = format!("hello from worker {id}\n");
 ///             Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(text)))
 ///         })
 ///     })
