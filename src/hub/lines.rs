@@ -29,7 +29,7 @@ use crate::{
     },
     notice,
     scoreboard::{Row, RowRef, State},
-    sys::clock::monotonic_ns,
+    sys::{clock::monotonic_ns, fdpass::is_full},
 };
 
 /// Packets taken from one line before what they say is passed on, and others have their turn.
@@ -535,14 +535,12 @@ impl Hub {
             };
             match sent {
                 Ok(()) => queue.pop(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Full,
+                Err(error) if is_full(&error) => return Sent::Full,
                 // Too many descriptors are on their way (ETOOMANYREFS, unix(7)): it costs this one.
                 Err(error) if attached.is_some() && is_of_attachment(&error) => {
                     self.counters.lost(Lost::Attachment).add(1);
                     queue.pop();
                 }
-                // For want of memory: it goes when there is some.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Sent::Full,
                 Err(_) => return Sent::Deaf,
             }
         }

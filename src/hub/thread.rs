@@ -21,18 +21,13 @@ use tokio::{
 };
 
 use super::{
-    core::{Core, Counters, HubLink, Limits, Overflow},
+    core::{Core, Counters, HubLink, Limits},
     handle::{Carried, HubHandle, Order, Whose},
     lines::Hub,
     nats,
     tally::{self, Tally},
 };
-use crate::{
-    bus::MasterId,
-    config::{BusConfig, BusOverflow},
-    notice,
-    sys::child::hold_signals,
-};
+use crate::{bus::MasterId, config::BusConfig, notice, sys::child::hold_signals};
 
 /// What a hub is to begin with.
 #[derive(Debug, Default)]
@@ -106,10 +101,7 @@ fn run(
 ) -> io::Result<()> {
     let limits = Limits {
         queue_bytes: usize::try_from(config.queue).unwrap_or(usize::MAX),
-        overflow: match config.overflow {
-            BusOverflow::LoseOldest => Overflow::LoseOldest,
-            BusOverflow::Cut => Overflow::Cut,
-        },
+        overflow: config.overflow,
         ..Limits::default()
     };
     let pid = std::process::id() as i32;

@@ -111,6 +111,11 @@ pub fn send<'fd>(
     }
 }
 
+/// Does what [`send`] says mean that there is no room just now, in the channel or in memory (`ENOBUFS`)?
+pub fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
 /// Takes one message: its bytes into `buffer`, its descriptors (close-on-exec) onto the end of
 /// `descriptors`. Never blocks. Descriptors are owned from the first moment, so whatever the caller
 /// then thinks of the message, none leaks.

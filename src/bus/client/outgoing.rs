@@ -17,6 +17,7 @@ use super::super::{
     queue::Queue,
     to::To,
 };
+use crate::sys::fdpass::is_full;
 
 /// So many bytes may wait to be sent. What the hub holds for this process comes on top.
 const LIMIT: usize = 4 * 1024 * 1024;
@@ -215,7 +216,7 @@ impl Outgoing {
             };
             match sent {
                 Ok(()) => waiting.gone(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Full,
+                Err(error) if is_full(&error) => return Sent::Full,
                 // The kernel may not let another descriptor on its way. Whoever sent it gets it back when
                 // there is no answer.
                 Err(error) if has_parcel && !is_end(&error) => waiting.gone(),

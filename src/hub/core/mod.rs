@@ -37,7 +37,7 @@ mod workbench;
 use std::sync::Arc;
 
 pub(crate) use self::counters::{Counter, Counters, FAILURES, Lost};
-pub(crate) use self::words::{HubLink, Limits, Loads, Newcomer, Overflow, PortId};
+pub(crate) use self::words::{HubLink, Limits, Loads, Newcomer, PortId};
 pub use self::workbench::Workbench;
 use self::{
     balance::Hosts,

@@ -1,6 +1,9 @@
 //! The words between the core and whoever carries its packets.
 
-use crate::bus::{MasterId, ProcessId, Role};
+use crate::{
+    bus::{MasterId, ProcessId, Role},
+    config::BusOverflow,
+};
 
 /// The hub's side of a line. Never means another port, even when this one is long closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,23 +49,13 @@ pub(crate) trait Loads {
     fn is_stuck(&self, number: u32) -> bool;
 }
 
-/// What happens when too much waits for a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Overflow {
-    /// The oldest that waits is lost.
-    #[default]
-    LoseOldest,
-    /// Its line is cut.
-    Cut,
-}
-
 /// How much of anything there may be.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     /// Bytes that may wait for one process or hub.
     pub(crate) queue_bytes: usize,
     /// What happens beyond that.
-    pub(crate) overflow: Overflow,
+    pub(crate) overflow: BusOverflow,
     /// Descriptors that may wait for one process or hub.
     pub(crate) attachments: usize,
     /// Requests of one process that may wait for their answers.
@@ -81,7 +74,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             queue_bytes: 4 << 20,
-            overflow: Overflow::LoseOldest,
+            overflow: BusOverflow::default(),
             attachments: 64,
             requests: 65_536,
             subscriptions: 10_000,

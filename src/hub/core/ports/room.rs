@@ -13,8 +13,9 @@ use crate::{
         control::Tell,
         frame::{self, Frame, Kind},
     },
+    config::BusOverflow,
     hub::core::{
-        Limits, Overflow,
+        Limits,
         counters::{Counters, Lost},
     },
 };
@@ -89,7 +90,7 @@ impl<A> Port<A> {
             counters.lost(Lost::Overflow).add(1);
             return Err(Refusal::Full);
         };
-        if limits.overflow == Overflow::Cut {
+        if limits.overflow == BusOverflow::Cut {
             self.cut(counters);
             return Err(Refusal::Closed);
         }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{
-    super::{Limits, Lost, Overflow},
+    super::{Limits, Lost},
     rig::{Draft, Net},
 };
 use crate::bus::{
@@ -68,7 +68,7 @@ fn who_does_not_read_loses_the_oldest_and_sees_how_many() {
 fn or_is_cut_where_that_is_wanted() {
     let mut net = Net::default();
     let hub = net.hub_with(Limits {
-        overflow: Overflow::Cut,
+        overflow: crate::config::BusOverflow::Cut,
         ..small()
     });
     let [sender, slow, swift] = [0, 1, 2].map(|seat| net.worker(hub, seat));
